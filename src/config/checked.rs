@@ -1,0 +1,200 @@
+//! Settings that are valid by construction: what the rest of the program reads.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use secrecy::SecretString;
+
+use crate::fleet::Thresholds;
+use crate::node::NodeSpec;
+use crate::policy::PolicyId;
+
+/// Everything that an operator can set.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Which policy routes.
+    pub policy: PolicyId,
+    /// Threads that carry requests.
+    pub workers: usize,
+    /// The admin listener.
+    pub admin: Admin,
+    /// The fleet as configured.
+    pub nodes: Vec<NodeSpec>,
+    /// Routes, the most specific first.
+    pub routes: Vec<Route>,
+    /// Active health checks.
+    pub health: Health,
+    /// Timeouts of requests on no particular route, and of connections.
+    pub timeouts: Timeouts,
+    /// Retries.
+    pub retry: Retry,
+    /// Bounds.
+    pub limits: Limits,
+    /// What is told to nodes and believed of clients.
+    pub forward: Forward,
+    /// Logs.
+    pub log: Log,
+}
+
+/// The admin listener.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Whether `/metrics` needs no token.
+    pub metrics_public: bool,
+    /// Who may do what; empty only on loopback.
+    pub tokens: Vec<Token>,
+}
+
+/// A bearer token of the admin API.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// The token itself.
+    pub secret: SecretString,
+    /// What it allows.
+    pub role: Role,
+}
+
+/// What a token allows. `Operate` includes `Read`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Look.
+    Read,
+    /// Change.
+    Operate,
+}
+
+/// Requests that are treated alike; the first that matches counts.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// How metrics and logs call it: its path prefix unless named.
+    pub name: String,
+    /// Paths that start with it; `/v1` matches `/v1` and `/v1/chat`, not `/v10`.
+    pub path_prefix: String,
+    /// Only this method.
+    pub method: Option<http::Method>,
+    /// Only requests that name this model.
+    pub model: Option<String>,
+    /// Whether a POST that was already sent may be sent again to another node before the first response byte.
+    pub retry_post: bool,
+    /// Class in the queue.
+    pub priority: Priority,
+    /// The effective timeouts of the route.
+    pub timeouts: Timeouts,
+}
+
+/// Class in the queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Somebody waits for it.
+    Interactive,
+    /// The usual.
+    #[default]
+    Default,
+    /// Nobody waits for it.
+    Batch,
+}
+
+/// Active health checks.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// Between two checks of a node, give or take a tenth.
+    pub interval: Duration,
+    /// A check that takes longer has failed.
+    pub timeout: Duration,
+    /// Asked with GET, 2xx and 3xx pass; `None` checks that the node accepts a TCP connection.
+    pub path: Option<String>,
+    /// How many checks in a row change a node's state.
+    pub thresholds: Thresholds,
+}
+
+/// Timeouts. All but `total` are always on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Timeouts {
+    /// From accepting a client's connection to the first complete request head.
+    pub first_request: Duration,
+    /// From the first byte of a later request head to its end.
+    pub header_read: Duration,
+    /// Opening a connection to a node.
+    pub connect: Duration,
+    /// From the request sent to the response head of the node.
+    pub first_byte: Duration,
+    /// Between two pieces of a body, of the client's or the node's.
+    pub between_chunks: Duration,
+    /// A whole request with its response.
+    pub total: Option<Duration>,
+    /// A client's connection without a request.
+    pub idle: Duration,
+    /// How long a stopping proxy waits for what runs.
+    pub drain: Duration,
+}
+
+/// Retries.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retry {
+    /// Retries as a share of requests, 0..=1.
+    pub budget: f64,
+    /// Retries per second that are always allowed.
+    pub floor_per_s: f64,
+    /// Attempts of one request at most, the first included.
+    pub attempts_max: u32,
+}
+
+/// Bounds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Client connections at once.
+    pub connections_max: usize,
+    /// Bytes of a request head.
+    pub head_bytes_max: usize,
+    /// Header fields of a request.
+    pub headers_max: usize,
+    /// Bytes of a request target.
+    pub uri_bytes_max: usize,
+    /// Bytes of a request body; `None` is no bound, as bodies stream.
+    pub body_bytes_max: Option<u64>,
+    /// Bytes of a JSON request body that are looked at, and kept for a retry.
+    pub inspect_bytes_max: usize,
+    /// Connections to one node at once, from all workers together.
+    pub node_connections_max: usize,
+    /// Idle connections kept per node and worker.
+    pub node_idle_max: usize,
+    /// How long a connection to a node may be idle before it is closed.
+    pub node_idle_timeout: Duration,
+    /// How old a connection to a node may become before it is not used again.
+    pub node_lifetime: Duration,
+}
+
+/// What is told to nodes and believed of clients.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Forward {
+    /// Proxies whose `Forwarded`, `X-Forwarded-*` are believed and extended instead of replaced.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether the client's `Host` reaches the node; otherwise the node's own authority does.
+    pub preserve_host: bool,
+}
+
+/// Logs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// A filter such as `info` or `bellwether=debug`.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+    /// One line per request.
+    pub access: bool,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}

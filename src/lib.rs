@@ -1,0 +1,14 @@
+//! Bellwether: a load balancer for AI model servers.
+//!
+//! (The architecture page is written as the house grows.)
+
+pub mod app;
+pub mod balancer;
+pub mod clock;
+pub mod config;
+pub mod fleet;
+pub mod node;
+pub mod outcome;
+pub mod policy;
+pub mod request;
+pub mod telemetry;

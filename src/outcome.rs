@@ -1,0 +1,180 @@
+//! How an attempt ended, and the [`Sample`] that it leaves for learning.
+//!
+//! The distinctions here are the ones that keep a learned router honest: a failure answers quickly and must never
+//! look like a fast node, a client that walks away says nothing about the node's speed, and a node that says "full"
+//! is not broken.
+
+use std::time::Duration;
+
+use crate::clock::Time;
+use crate::node::NodeId;
+use crate::request::KindId;
+
+/// How an attempt ended. Every attempt has exactly one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Outcome {
+    /// The node answered and the answer reached its end.
+    Completed {
+        /// The HTTP status: 1xx to 3xx, or a 4xx other than 429.
+        status: u16,
+    },
+    /// The node said that it has no room: 429, or 503 with `Retry-After`. No label, no evidence of a defect.
+    Full {
+        /// The HTTP status.
+        status: u16,
+        /// How long to stay away, if the node said so.
+        retry_after: Option<Duration>,
+    },
+    /// The node did not do its job.
+    Failed(Failure),
+    /// Nobody can say how it would have ended.
+    Censored(Censor),
+}
+
+/// What a node did wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No connection: refused, unreachable, or not in time. Nothing was sent.
+    Connect,
+    /// The connection broke before the response head had come.
+    Broken,
+    /// The response body broke off.
+    BrokenBody,
+    /// A deadline for the node passed: first byte, between chunks, or total.
+    Timeout,
+    /// The node's answer was not HTTP.
+    Protocol,
+    /// A 5xx status (other than a 503 that says when to come back).
+    Status(u16),
+}
+
+/// Why an attempt's end says nothing about the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Censor {
+    /// The client went away.
+    ClientGone,
+    /// The client's request broke off or was malformed after the attempt had begun.
+    ClientError,
+    /// The attempt was dropped without a word: a panic or a shutdown.
+    Dropped,
+}
+
+impl Outcome {
+    /// Reads the outcome off the status of a complete response.
+    pub fn of_status(status: u16, retry_after: Option<Duration>) -> Outcome {
+        match status {
+            429 => Outcome::Full { status, retry_after },
+            503 if retry_after.is_some() => Outcome::Full { status, retry_after },
+            500.. => Outcome::Failed(Failure::Status(status)),
+            _ => Outcome::Completed { status },
+        }
+    }
+
+    /// Whether its times may become labels of a regression: only complete answers below 400.
+    pub fn is_latency_label(&self) -> bool {
+        matches!(self, Outcome::Completed { status } if *status < 400)
+    }
+
+    /// Whether it is evidence against the node.
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Outcome::Failed(_))
+    }
+
+    /// A short word for logs and metrics labels.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Outcome::Completed { .. } => "completed",
+            Outcome::Full { .. } => "full",
+            Outcome::Failed(_) => "failed",
+            Outcome::Censored(_) => "censored",
+        }
+    }
+}
+
+impl Failure {
+    /// A short word for logs and metrics labels.
+    pub fn word(self) -> &'static str {
+        match self {
+            Failure::Connect => "connect",
+            Failure::Broken => "broken",
+            Failure::BrokenBody => "broken_body",
+            Failure::Timeout => "timeout",
+            Failure::Protocol => "protocol",
+            Failure::Status(_) => "status",
+        }
+    }
+}
+
+/// Decision and outcome of one attempt, ready for learning. Fixed size: making one allocates nothing.
+///
+/// Fields up to `started` are as they were when the decision was made, never recomputed; the rest only the end can tell.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample {
+    /// Where it ran.
+    pub node: NodeId,
+    /// The node's slot in per-node tables.
+    pub slot: u32,
+    /// Route and model.
+    pub kind: KindId,
+    /// Whether a stream of events was asked for.
+    pub streaming: bool,
+    /// Prompt tokens of the request.
+    pub prompt_tokens: u32,
+    /// The client's limit on output tokens.
+    pub output_tokens_max: Option<u32>,
+    /// In flight at the node, without this one.
+    pub in_flight: u32,
+    /// Of those, how many had no first byte yet.
+    pub waiting: u32,
+    /// Prompt tokens of those that had no first byte yet.
+    pub waiting_prompt_tokens: u64,
+    /// Probability with which this node was chosen, 0 < p <= 1.
+    pub propensity: f64,
+    /// Which policy chose: index into [`crate::policy::NAMES`].
+    pub policy: u8,
+    /// Version of the predictor in force; 0 for none.
+    pub predictor_version: u32,
+    /// Response time predicted for it, in seconds; NaN for none.
+    pub predicted_s: f64,
+    /// When the attempt started.
+    pub started: Time,
+    /// First byte of the body after the start, if it came.
+    pub ttfb: Option<Duration>,
+    /// End after the start.
+    pub total: Duration,
+    /// Time-average of the number in flight over the attempt's own life, itself included.
+    pub mean_in_flight: f64,
+    /// Streamed events seen.
+    pub events: u32,
+    /// Sum of the gaps between streamed events.
+    pub gaps: Duration,
+    /// Output tokens as told by `usage`.
+    pub output_tokens: Option<u32>,
+    /// Prompt tokens as told by `usage`.
+    pub usage_prompt_tokens: Option<u32>,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_good_complete_answers_are_latency_labels() {
+        assert!(Outcome::of_status(200, None).is_latency_label());
+        assert!(!Outcome::of_status(404, None).is_latency_label());
+        assert!(!Outcome::of_status(500, None).is_latency_label());
+        assert!(!Outcome::of_status(429, None).is_latency_label());
+        assert!(!Outcome::Censored(Censor::ClientGone).is_latency_label());
+    }
+
+    #[test]
+    fn full_is_not_broken() {
+        let later = Some(Duration::from_secs(1));
+        assert!(!Outcome::of_status(503, later).is_failure());
+        assert!(!Outcome::of_status(429, None).is_failure());
+        assert!(Outcome::of_status(503, None).is_failure());
+        assert!(!Outcome::of_status(422, None).is_failure());
+    }
+}

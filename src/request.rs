@@ -1,0 +1,151 @@
+//! What the core knows of a request: its [`RequestShape`].
+//!
+//! The shell reads a bounded part of a request and reduces it to these few numbers, once. Everything behind it, from
+//! the policies to the regressions, sees only the shape: no headers, no text. That keeps the core pure, keeps
+//! prompts out of it for privacy, and lets a simulated request be exactly as real as one from a socket.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+
+/// A route and a model together: requests of one kind are expected to be alike. Index into a [`Kinds`] table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KindId(pub u16);
+
+/// How many kinds are told apart; all further ones share [`KindId::OTHER`].
+///
+/// A label in metrics and a row in the learned state exist per kind, and model names come from clients: without a
+/// bound a client could fill the memory with invented names.
+pub const KINDS_MAX: usize = 256;
+
+impl KindId {
+    /// The kind of everything that is not told apart.
+    pub const OTHER: KindId = KindId(0);
+}
+
+/// What the core knows of one request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RequestShape {
+    /// Route and model.
+    pub kind: KindId,
+    /// The model it names, if any; selects among nodes that list their models.
+    pub model: Option<Arc<str>>,
+    /// Whether the answer is asked for as a stream of events.
+    pub streaming: bool,
+    /// Estimated prompt tokens (0 where the request has no known prompt).
+    pub prompt_tokens: u32,
+    /// The client's limit on output tokens, if it gave one.
+    pub output_tokens_max: Option<u32>,
+    /// Size of the request body in bytes, where known.
+    pub body_bytes: Option<u64>,
+    /// A hash of the client's address, for affinity.
+    pub client_hash: u64,
+}
+
+impl Default for RequestShape {
+    fn default() -> Self {
+        RequestShape {
+            kind: KindId::OTHER,
+            model: None,
+            streaming: false,
+            prompt_tokens: 0,
+            output_tokens_max: None,
+            body_bytes: None,
+            client_hash: 0,
+        }
+    }
+}
+
+/// The table of kinds: (route, model) to a small number, bounded by [`KINDS_MAX`].
+///
+/// Lookups read an immutable map; a new kind copies it under a mutex, which happens at most [`KINDS_MAX`] times in
+/// the life of a process.
+#[derive(Debug)]
+pub struct Kinds {
+    known: ArcSwap<KindTable>,
+    growing: Mutex<()>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct KindTable {
+    /// route -> model (empty for none) -> kind
+    ids: HashMap<String, HashMap<String, KindId>>,
+    names: Vec<(String, String)>,
+}
+
+impl Default for Kinds {
+    fn default() -> Self {
+        let table = KindTable { ids: HashMap::new(), names: vec![("other".to_owned(), String::new())] };
+        Kinds { known: ArcSwap::from_pointee(table), growing: Mutex::new(()) }
+    }
+}
+
+impl Kinds {
+    /// The kind of requests for `model` on `route`, made on first sight while there is room.
+    pub fn of(&self, route: &str, model: Option<&str>) -> KindId {
+        let model = model.unwrap_or_default();
+        let known = self.known.load();
+        let found = known.ids.get(route).and_then(|models| models.get(model));
+        match found {
+            Some(kind) => *kind,
+            None if known.names.len() >= KINDS_MAX => KindId::OTHER,
+            None => self.add(route, model),
+        }
+    }
+
+    fn add(&self, route: &str, model: &str) -> KindId {
+        let _growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = KindTable::clone(&self.known.load());
+        if let Some(kind) = table.ids.get(route).and_then(|models| models.get(model)) {
+            return *kind;
+        }
+        if table.names.len() >= KINDS_MAX {
+            return KindId::OTHER;
+        }
+        let kind = KindId(table.names.len() as u16);
+        table.names.push((route.to_owned(), model.to_owned()));
+        table.ids.entry(route.to_owned()).or_default().insert(model.to_owned(), kind);
+        self.known.store(Arc::new(table));
+        kind
+    }
+
+    /// `route` or `route model`, for people; `other` for what is not told apart.
+    pub fn name(&self, kind: KindId) -> String {
+        match self.known.load().names.get(usize::from(kind.0)) {
+            Some((route, model)) if model.is_empty() => route.clone(),
+            Some((route, model)) => format!("{route} {model}"),
+            None => "other".to_owned(),
+        }
+    }
+
+    /// How many kinds exist, `other` included.
+    pub fn len(&self) -> usize {
+        self.known.load().names.len()
+    }
+
+    /// Never: `other` always exists.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_bounded_whatever_clients_invent() {
+        let kinds = Kinds::default();
+        let first = kinds.of("chat", Some("llama"));
+        assert_ne!(first, KindId::OTHER);
+        for i in 0..10_000 {
+            kinds.of("chat", Some(&format!("invented-{i}")));
+        }
+        assert_eq!(kinds.len(), KINDS_MAX);
+        assert_eq!(kinds.of("chat", Some("one more")), KindId::OTHER);
+        assert_eq!(kinds.of("chat", Some("llama")), first);
+        assert_eq!(kinds.name(first), "chat llama");
+        assert_eq!(kinds.name(KindId::OTHER), "other");
+    }
+}
