@@ -153,9 +153,21 @@ impl std::fmt::Debug for Balancer {
 impl Balancer {
     /// A balancer over `fleet` that starts with `policy`.
     pub fn new(fleet: Fleet, policy: PolicyId, clock: Clock, observers: Vec<Arc<dyn Observer>>) -> Balancer {
+        Balancer::with_policy(fleet, policy, policy.make(), clock, observers)
+    }
+
+    /// A balancer that starts with an instance of a policy made elsewhere: one that is not in the registry
+    /// ([`PolicyId::UNLISTED`]), or that shares state with somebody.
+    pub fn with_policy(
+        fleet: Fleet,
+        id: PolicyId,
+        policy: Arc<dyn Policy>,
+        clock: Clock,
+        observers: Vec<Arc<dyn Observer>>,
+    ) -> Balancer {
         Balancer {
             fleet: ArcSwap::from_pointee(fleet),
-            policy: ArcSwap::from_pointee(ActivePolicy { id: policy, policy: policy.make() }),
+            policy: ArcSwap::from_pointee(ActivePolicy { id, policy }),
             thresholds: ArcSwap::from_pointee(Thresholds::default()),
             observers,
             clock,

@@ -107,6 +107,9 @@ pub const REGISTRY: &[Entry] = &[
 pub const DEFAULT: &str = "least-connections";
 
 impl PolicyId {
+    /// The id of every policy outside [`REGISTRY`]: the simulator's yardsticks.
+    pub const UNLISTED: PolicyId = PolicyId(u8::MAX);
+
     /// The policy of that name.
     pub fn named(name: &str) -> Option<PolicyId> {
         REGISTRY.iter().position(|entry| entry.name == name).and_then(|at| u8::try_from(at).ok()).map(PolicyId)
@@ -119,7 +122,7 @@ impl PolicyId {
 
     /// Its name.
     pub fn name(self) -> &'static str {
-        self.entry().name
+        if self == PolicyId::UNLISTED { "unlisted" } else { self.entry().name }
     }
 
     /// A new instance.
