@@ -11,4 +11,5 @@ pub mod node;
 pub mod outcome;
 pub mod policy;
 pub mod request;
+pub mod sim;
 pub mod telemetry;
