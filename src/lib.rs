@@ -6,6 +6,7 @@ pub mod app;
 pub mod balancer;
 pub mod clock;
 pub mod config;
+pub mod emulator;
 pub mod fleet;
 pub mod node;
 pub mod outcome;
