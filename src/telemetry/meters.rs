@@ -1,0 +1,235 @@
+//! The meters of one node: handles made once, touched on the request path, thrown away with the node.
+//!
+//! A node's meters are found by its slot, without a map or a lock. They carry the node's identity because the last
+//! words of a removed node may arrive after its slot has a new owner; each then makes its own instead of counting for
+//! the other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+use metrics::{Counter, Gauge, Histogram, Label};
+
+use super::codes::CodeCounters;
+use super::series::{self, Registry};
+use super::window::{Quantiles, Window};
+use crate::clock::Time;
+use crate::fleet::{Change, Node, PerNode, Resettable, State};
+use crate::node::NodeId;
+use crate::outcome::{Censor, Failure, Outcome, Sample};
+use crate::policy::{PolicyId, REGISTRY};
+
+/// How attempts end, as label values of `bellwether_attempts_total`.
+const OUTCOMES: [&str; 11] = [
+    "completed",
+    "full",
+    "failed_connect",
+    "failed_broken",
+    "failed_broken_body",
+    "failed_timeout",
+    "failed_protocol",
+    "failed_status",
+    "client_gone",
+    "client_error",
+    "dropped",
+];
+
+fn place(outcome: &Outcome) -> usize {
+    match outcome {
+        Outcome::Completed { .. } => 0,
+        Outcome::Full { .. } => 1,
+        Outcome::Failed(Failure::Connect) => 2,
+        Outcome::Failed(Failure::Broken) => 3,
+        Outcome::Failed(Failure::BrokenBody) => 4,
+        Outcome::Failed(Failure::Timeout) => 5,
+        Outcome::Failed(Failure::Protocol) => 6,
+        Outcome::Failed(Failure::Status(_)) => 7,
+        Outcome::Censored(Censor::ClientGone) => 8,
+        Outcome::Censored(Censor::ClientError) => 9,
+        Outcome::Censored(Censor::Dropped) => 10,
+    }
+}
+
+/// Attempts of a node since it came, by how they ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// The answer reached its end.
+    pub completed: u64,
+    /// The node said that it had no room.
+    pub full: u64,
+    /// The node did not do its job.
+    pub failed: u64,
+    /// Nobody can say how it would have ended.
+    pub censored: u64,
+}
+
+/// How a node has been doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Report {
+    /// Attempts since the node came.
+    pub counts: Counts,
+    /// Time to the first byte of attempts completed in the last minute.
+    pub ttfb: Option<Quantiles>,
+    /// Whole time of attempts completed in the last minute.
+    pub total: Option<Quantiles>,
+}
+
+/// The condition of a node as gauges; computed from the ledger at scrape time, never kept up to date in between.
+struct Gauges {
+    in_flight: Gauge,
+    waiting: Gauge,
+    up: Gauge,
+    weight: Gauge,
+    limit: Gauge,
+    states: [(State, Gauge); 4],
+}
+
+/// The handles of one node.
+pub(super) struct Meters {
+    id: NodeId,
+    registry: Registry,
+    codes: CodeCounters,
+    outcomes: [Counter; OUTCOMES.len()],
+    decisions: Vec<Counter>,
+    request_seconds: Histogram,
+    ttfb_seconds: Histogram,
+    output_tokens: Counter,
+    prompt_tokens: Counter,
+    rose: Counter,
+    fell: Counter,
+    gauges: Gauges,
+    counts: [AtomicU64; OUTCOMES.len()],
+    total: Window,
+    ttfb: Window,
+}
+
+impl Meters {
+    fn new(node: &Node) -> Meters {
+        let registry = Registry::new(vec![Label::new("node", node.spec.name.clone())]);
+        let state = |state: State| (state, registry.gauge_with(series::NODE_STATE, "state", state.word()));
+        Meters {
+            id: node.id,
+            codes: CodeCounters::new(|code| registry.counter_with(series::REQUESTS, "code", code)),
+            outcomes: OUTCOMES.map(|outcome| registry.counter_with(series::ATTEMPTS, "outcome", outcome)),
+            decisions: REGISTRY
+                .iter()
+                .map(|policy| registry.counter_with(series::DECISIONS, "policy", policy.name))
+                .collect(),
+            request_seconds: registry.histogram(series::REQUEST_SECONDS),
+            ttfb_seconds: registry.histogram(series::TTFB_SECONDS),
+            output_tokens: registry.counter(series::OUTPUT_TOKENS),
+            prompt_tokens: registry.counter(series::PROMPT_TOKENS),
+            rose: registry.counter_with(series::HEALTH_CHANGES, "to", "up"),
+            fell: registry.counter_with(series::HEALTH_CHANGES, "to", "down"),
+            gauges: Gauges {
+                in_flight: registry.gauge(series::IN_FLIGHT),
+                waiting: registry.gauge(series::WAITING),
+                up: registry.gauge(series::NODE_UP),
+                weight: registry.gauge(series::NODE_WEIGHT),
+                limit: registry.gauge(series::NODE_LIMIT),
+                states: [State::Up, State::Down, State::Draining, State::Full].map(state),
+            },
+            counts: [const { AtomicU64::new(0) }; OUTCOMES.len()],
+            total: Window::default(),
+            ttfb: Window::default(),
+            registry,
+        }
+    }
+
+    pub(super) fn answered(&self, status: u16) {
+        self.codes.of(status, |code| self.registry.counter_with(series::REQUESTS, "code", code)).increment(1);
+    }
+
+    pub(super) fn decided(&self, policy: PolicyId) {
+        if let Some(counter) = self.decisions.get(usize::from(policy.0)) {
+            counter.increment(1);
+        }
+    }
+
+    pub(super) fn finished(&self, sample: &Sample) {
+        let place = place(&sample.outcome);
+        self.outcomes[place].increment(1);
+        self.counts[place].fetch_add(1, Ordering::Relaxed);
+        if let Some(tokens) = sample.output_tokens {
+            self.output_tokens.increment(u64::from(tokens));
+        }
+        if let Some(tokens) = sample.usage_prompt_tokens {
+            self.prompt_tokens.increment(u64::from(tokens));
+        }
+        // A tunnel (101) lasts as long as its ends like, which says nothing about the node.
+        if matches!(sample.outcome, Outcome::Completed { status: 200.. }) {
+            let now = sample.started.after(sample.total);
+            self.request_seconds.record(sample.total.as_secs_f64());
+            self.total.record(now, sample.total);
+            if let Some(ttfb) = sample.ttfb {
+                self.ttfb_seconds.record(ttfb.as_secs_f64());
+                self.ttfb.record(now, ttfb);
+            }
+        }
+    }
+
+    pub(super) fn health_changed(&self, change: Change) {
+        match change {
+            Change::Rose => self.rose.increment(1),
+            Change::Fell => self.fell.increment(1),
+        }
+    }
+
+    pub(super) fn upkeep(&self) {
+        self.registry.upkeep();
+    }
+
+    pub(super) fn render(&self, node: &Node, now: Time) -> String {
+        let present = node.live.health.state(now);
+        let gauges = &self.gauges;
+        gauges.in_flight.set(f64::from(node.live.ledger.in_flight()));
+        gauges.waiting.set(f64::from(node.live.ledger.waiting()));
+        gauges.up.set(f64::from(u8::from(node.live.health.is_up())));
+        gauges.weight.set(node.spec.weight);
+        gauges.limit.set(f64::from(node.spec.limit()));
+        for (state, gauge) in &gauges.states {
+            gauge.set(f64::from(u8::from(*state == present)));
+        }
+        self.registry.render()
+    }
+
+    pub(super) fn report(&self, now: Time) -> Report {
+        let sum = |places: std::ops::Range<usize>| places.map(|at| self.counts[at].load(Ordering::Relaxed)).sum();
+        let counts = Counts { completed: sum(0..1), full: sum(1..2), failed: sum(2..8), censored: sum(8..11) };
+        Report { counts, ttfb: self.ttfb.quantiles(now), total: self.total.quantiles(now) }
+    }
+}
+
+/// Where a node's meters are kept.
+#[derive(Default)]
+struct Place(ArcSwapOption<Meters>);
+
+impl Resettable for Place {
+    fn reset(&self) {
+        self.0.store(None);
+    }
+}
+
+/// The meters of all nodes. Their number is bounded by the largest fleet that there was: slots are reused.
+#[derive(Default)]
+pub(super) struct AllMeters(PerNode<Place>);
+
+impl AllMeters {
+    /// Calls `with` with the meters of `node`, made on first sight.
+    pub(super) fn of<R>(&self, node: &Node, with: impl FnOnce(&Meters) -> R) -> R {
+        let place = &self.0.of(node).0;
+        if let Some(meters) = place.load().as_ref().filter(|meters| meters.id == node.id) {
+            return with(meters);
+        }
+        let made = Arc::new(Meters::new(node));
+        // Two threads may come here at once for a new node: the first one's meters stay, so that no count is lost.
+        let seen = place.load();
+        let stale = seen.as_ref().filter(|meters| meters.id != node.id);
+        let expected = stale.cloned();
+        let before = place.compare_and_swap(&expected, Some(Arc::clone(&made)));
+        match before.as_ref().filter(|meters| meters.id == node.id) {
+            Some(theirs) => with(theirs),
+            None => with(&made),
+        }
+    }
+}

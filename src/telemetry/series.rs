@@ -1,0 +1,198 @@
+//! Every series there is: names, help texts, buckets, and how a handle to one is made.
+//!
+//! The exporter forgets series only by idleness, which would also forget the histograms of a node that is merely quiet,
+//! and nothing else ever leaves it. So the series of a node live in a [`Registry`] of their own: it goes with the
+//! node, a fleet with churn does not grow, and a removed node is gone from the next scrape. `merge` makes one valid
+//! exposition of the parts. Nothing is installed globally, so that many instances live in one process.
+
+use std::collections::BTreeMap;
+
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
+
+pub(super) const REQUESTS: &str = "bellwether_requests_total";
+pub(super) const ATTEMPTS: &str = "bellwether_attempts_total";
+pub(super) const REQUEST_SECONDS: &str = "bellwether_request_seconds";
+pub(super) const TTFB_SECONDS: &str = "bellwether_ttfb_seconds";
+pub(super) const IN_FLIGHT: &str = "bellwether_in_flight";
+pub(super) const WAITING: &str = "bellwether_waiting";
+pub(super) const NODE_UP: &str = "bellwether_node_up";
+pub(super) const NODE_STATE: &str = "bellwether_node_state";
+pub(super) const NODE_WEIGHT: &str = "bellwether_node_weight";
+pub(super) const NODE_LIMIT: &str = "bellwether_node_limit";
+pub(super) const DECISIONS: &str = "bellwether_decisions_total";
+pub(super) const POLICY_ACTIVE: &str = "bellwether_policy_active";
+pub(super) const POLICY_SWITCHES: &str = "bellwether_policy_switches_total";
+pub(super) const RETRIES: &str = "bellwether_retries_total";
+pub(super) const REJECTED: &str = "bellwether_rejected_total";
+pub(super) const REFUSED: &str = "bellwether_refused_total";
+pub(super) const CONNECTIONS: &str = "bellwether_connections";
+pub(super) const DISCONNECT_SECONDS: &str = "bellwether_disconnect_propagation_seconds";
+pub(super) const BUILD_INFO: &str = "bellwether_build_info";
+pub(super) const START_TIME: &str = "bellwether_start_time_seconds";
+pub(super) const CONFIG_RELOADS: &str = "bellwether_config_reloads_total";
+pub(super) const HEALTH_CHANGES: &str = "bellwether_health_changes_total";
+pub(super) const OUTPUT_TOKENS: &str = "bellwether_output_tokens_total";
+pub(super) const PROMPT_TOKENS: &str = "bellwether_prompt_tokens_total";
+pub(super) const LOG_LINES_DROPPED: &str = "bellwether_log_lines_dropped_total";
+pub(super) const RESIDENT_BYTES: &str = "process_resident_memory_bytes";
+pub(super) const OPEN_FDS: &str = "process_open_fds";
+pub(super) const CPU_SECONDS: &str = "process_cpu_seconds_total";
+
+/// What each series tells.
+pub(super) const HELP: &[(&str, &str)] = &[
+    (REQUESTS, "Requests answered, by the node whose response the client got (none: the proxy itself) and status."),
+    (ATTEMPTS, "Attempts ended, by how they ended."),
+    (REQUEST_SECONDS, "Time from the start of a completed attempt to the end of its response."),
+    (TTFB_SECONDS, "Time from the start of a completed attempt to the first byte of the response body."),
+    (IN_FLIGHT, "Attempts in flight."),
+    (WAITING, "Attempts in flight that have no first byte yet."),
+    (NODE_UP, "Whether checks and connect errors think that the node lives."),
+    (NODE_STATE, "1 for the state that the node is in, 0 for the others."),
+    (NODE_WEIGHT, "The node's weight as set by the operator."),
+    (NODE_LIMIT, "The most attempts in flight that the node may have."),
+    (DECISIONS, "Decisions for a node, by the policy that made them."),
+    (POLICY_ACTIVE, "1 for the policy that decides now, 0 for the others."),
+    (POLICY_SWITCHES, "Switches of the policy while running."),
+    (RETRIES, "Attempts that were followed by another one for the same request, by what went wrong."),
+    (REJECTED, "Requests refused because there was no node for them."),
+    (REFUSED, "Requests and connections refused before a decision."),
+    (CONNECTIONS, "Client connections open."),
+    (DISCONNECT_SECONDS, "Time from noticing that a client left to closing its node's connection."),
+    (BUILD_INFO, "1; the version is the label."),
+    (START_TIME, "When this instance started, in seconds since 1970."),
+    (CONFIG_RELOADS, "Reloads of the configuration."),
+    (HEALTH_CHANGES, "Times that the node rose or fell."),
+    (OUTPUT_TOKENS, "Output tokens that the node's responses told of."),
+    (PROMPT_TOKENS, "Prompt tokens that the node's responses told of."),
+    (LOG_LINES_DROPPED, "Log lines dropped because whoever reads the log was too slow."),
+    (RESIDENT_BYTES, "Resident memory of the process."),
+    (OPEN_FDS, "Open file descriptors of the process."),
+    (CPU_SECONDS, "User and system processor time of the process."),
+];
+
+/// Response times: a cached answer takes a millisecond, a long generation ten minutes.
+const SECONDS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+
+/// Closing a connection takes microseconds unless something is wrong.
+const SHORT_SECONDS: &[f64] = &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
+
+const METADATA: Metadata<'static> = Metadata::new("bellwether", Level::INFO, None);
+
+/// A set of series that lives and goes as a whole. Labels in `common` are on each of them.
+pub(super) struct Registry {
+    recorder: PrometheusRecorder,
+    common: Vec<Label>,
+}
+
+impl Registry {
+    pub(super) fn new(common: Vec<Label>) -> Registry {
+        let short = Matcher::Full(DISCONNECT_SECONDS.to_owned());
+        let recorder = PrometheusBuilder::new()
+            .set_buckets(SECONDS)
+            .and_then(|builder| builder.set_buckets_for_metric(short, SHORT_SECONDS))
+            .expect("the bucket tables are constants and not empty")
+            .build_recorder();
+        Registry { recorder, common }
+    }
+
+    fn key<const N: usize>(&self, name: &'static str, labels: [(&'static str, String); N]) -> Key {
+        let own = labels.map(|(key, value)| Label::new(key, value));
+        Key::from_parts(name, self.common.iter().cloned().chain(own).collect::<Vec<_>>())
+    }
+
+    pub(super) fn counter(&self, name: &'static str) -> Counter {
+        self.recorder.register_counter(&self.key(name, []), &METADATA)
+    }
+
+    pub(super) fn counter_with(&self, name: &'static str, label: &'static str, value: impl Into<String>) -> Counter {
+        self.counter_with_all(name, [(label, value.into())])
+    }
+
+    pub(super) fn counter_with_all<const N: usize>(
+        &self,
+        name: &'static str,
+        labels: [(&'static str, String); N],
+    ) -> Counter {
+        self.recorder.register_counter(&self.key(name, labels), &METADATA)
+    }
+
+    pub(super) fn gauge(&self, name: &'static str) -> Gauge {
+        self.recorder.register_gauge(&self.key(name, []), &METADATA)
+    }
+
+    pub(super) fn gauge_with(&self, name: &'static str, label: &'static str, value: impl Into<String>) -> Gauge {
+        self.recorder.register_gauge(&self.key(name, [(label, value.into())]), &METADATA)
+    }
+
+    pub(super) fn histogram(&self, name: &'static str) -> Histogram {
+        self.recorder.register_histogram(&self.key(name, []), &METADATA)
+    }
+
+    /// Moves the raw samples of the histograms, kept since the last call, into their buckets.
+    pub(super) fn upkeep(&self) {
+        self.recorder.handle().run_upkeep();
+    }
+
+    pub(super) fn render(&self) -> String {
+        self.recorder.handle().render()
+    }
+}
+
+/// One exposition of several: each family once, with its help and type before its samples, sorted by name.
+pub(super) fn merge(parts: &[String]) -> String {
+    let mut families: BTreeMap<&str, (&str, Vec<&str>)> = BTreeMap::new();
+    for part in parts {
+        let mut family = None;
+        for line in part.lines() {
+            if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+                family = Some(families.entry(name).or_insert((kind, Vec::new())));
+            } else if let Some((_, samples)) = &mut family
+                && !line.is_empty()
+                && !line.starts_with('#')
+            {
+                samples.push(line);
+            }
+        }
+    }
+    let mut text = String::with_capacity(parts.iter().map(String::len).sum::<usize>() + 128 * HELP.len());
+    for (name, (kind, samples)) in &mut families {
+        if *kind != "histogram" {
+            samples.sort_unstable();
+        }
+        let help = HELP.iter().find_map(|(known, help)| (known == name).then_some(*help)).unwrap_or_default();
+        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+        for sample in samples {
+            text.push_str(sample);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_in_two_parts_has_one_head() {
+        let parts = ["a", "b"].map(|node| {
+            let registry = Registry::new(vec![Label::new("node", node)]);
+            registry.counter(ATTEMPTS).increment(3);
+            registry.histogram(TTFB_SECONDS).record(0.002);
+            registry.render()
+        });
+        let text = merge(&parts);
+        assert_eq!(text.matches("# TYPE bellwether_attempts_total counter").count(), 1, "{text}");
+        assert_eq!(text.matches("# TYPE bellwether_ttfb_seconds histogram").count(), 1, "{text}");
+        assert!(text.contains("bellwether_attempts_total{node=\"a\"} 3\nbellwether_attempts_total{node=\"b\"} 3\n"));
+        assert!(text.contains("bellwether_ttfb_seconds_bucket{node=\"b\",le=\"0.0025\"} 1"), "{text}");
+        assert!(text.contains("bellwether_ttfb_seconds_bucket{node=\"b\",le=\"600\"} 1"), "{text}");
+    }
+
+    #[test]
+    fn buckets_rise() {
+        assert!(SECONDS.is_sorted() && SHORT_SECONDS.is_sorted());
+    }
+}

@@ -1,0 +1,197 @@
+//! Quantiles of the last minute, written from every thread without a lock.
+//!
+//! Prometheus computes quantiles from its own scrapes; the admin API and the demo's table must tell them without a
+//! Prometheus. A sorted reservoir would need a lock on the request path and a decaying sketch a clock per sample, so
+//! this is a ring of log-bucketed histograms, each for [`SLICE`] of time: recording is two atomic operations, reading
+//! adds up the slices that are still young enough. A value is known to within a sixteenth, which is finer than two
+//! minutes of traffic repeat. It keeps no maximum and no mean: those are what a single outlier ruins.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::clock::Time;
+
+/// How long one histogram of the ring collects.
+const SLICE: Duration = Duration::from_secs(12);
+
+/// Slices in the ring: with the present one only begun, four full ones make 48 s, at its end 60 s.
+const SLICES: usize = 5;
+
+/// Sub-buckets per power of two, as a power of two: 8, so that a bucket is an eighth of its lower bound wide.
+const SUB_BITS: u32 = 3;
+
+/// Everything below 2^6 = 64 microseconds is one bucket: no network answers faster.
+const EXPONENT_MIN: u32 = 6;
+
+/// Everything from 2^34 microseconds (4.8 hours) on counts as just below that.
+const EXPONENT_MAX: u32 = 33;
+
+const BUCKETS: usize = 1 + (((EXPONENT_MAX - EXPONENT_MIN + 1) as usize) << SUB_BITS);
+
+/// Three quantiles and the number of values behind them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quantiles {
+    /// Values in the window.
+    pub count: u64,
+    /// Median in seconds.
+    pub p50_s: f64,
+    /// 90th percentile in seconds.
+    pub p90_s: f64,
+    /// 99th percentile in seconds.
+    pub p99_s: f64,
+}
+
+#[derive(Debug)]
+struct Slice {
+    /// Number of the slice of time that it holds, counted from 1; 0 for none yet.
+    epoch: AtomicU64,
+    counts: [AtomicU32; BUCKETS],
+}
+
+/// A sliding window over durations.
+#[derive(Debug)]
+pub(super) struct Window {
+    slices: Box<[Slice; SLICES]>,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        let slice = |_| Slice { epoch: AtomicU64::new(0), counts: [const { AtomicU32::new(0) }; BUCKETS] };
+        Window { slices: Box::new([0; SLICES].map(slice)) }
+    }
+}
+
+fn epoch_of(now: Time) -> u64 {
+    now.as_micros() / SLICE.as_micros() as u64 + 1
+}
+
+impl Window {
+    /// Adds a value that became known at `now`.
+    ///
+    /// The first value of a new slice empties the histogram that it takes over; values that other threads add in the
+    /// same microseconds can be lost with it. A lock would cost every request more than that costs the quantile.
+    pub(super) fn record(&self, now: Time, value: Duration) {
+        let epoch = epoch_of(now);
+        let slice = &self.slices[(epoch % SLICES as u64) as usize];
+        let held = slice.epoch.load(Ordering::Acquire);
+        if held < epoch && slice.epoch.compare_exchange(held, epoch, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            for count in &slice.counts {
+                count.store(0, Ordering::Relaxed);
+            }
+        }
+        slice.counts[bucket_of(value)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The quantiles of what was recorded in the last minute; `None` if nothing was.
+    pub(super) fn quantiles(&self, now: Time) -> Option<Quantiles> {
+        let present = epoch_of(now);
+        let mut counts = [0u64; BUCKETS];
+        for slice in self.slices.iter() {
+            let epoch = slice.epoch.load(Ordering::Acquire);
+            if epoch != 0 && epoch + SLICES as u64 > present {
+                for (sum, count) in counts.iter_mut().zip(&slice.counts) {
+                    *sum += u64::from(count.load(Ordering::Relaxed));
+                }
+            }
+        }
+        let count: u64 = counts.iter().sum();
+        let at = |share: f64| quantile(&counts, count, share);
+        (count > 0).then(|| Quantiles { count, p50_s: at(0.5), p90_s: at(0.9), p99_s: at(0.99) })
+    }
+}
+
+fn bucket_of(value: Duration) -> usize {
+    let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX).min((1 << (EXPONENT_MAX + 1)) - 1);
+    if micros < 1 << EXPONENT_MIN {
+        return 0;
+    }
+    let exponent = micros.ilog2();
+    let sub = (micros >> (exponent - SUB_BITS)) as usize & ((1 << SUB_BITS) - 1);
+    1 + (((exponent - EXPONENT_MIN) as usize) << SUB_BITS) + sub
+}
+
+/// Lower bound and width of a bucket in microseconds.
+fn bounds(bucket: usize) -> (f64, f64) {
+    let Some(at) = bucket.checked_sub(1) else { return (0.0, f64::from(1 << EXPONENT_MIN)) };
+    let base = ((at >> SUB_BITS) as i32 + EXPONENT_MIN as i32, at & ((1 << SUB_BITS) - 1));
+    let width = f64::powi(2.0, base.0 - SUB_BITS as i32);
+    (f64::powi(2.0, base.0) + base.1 as f64 * width, width)
+}
+
+/// The value at `share` of `total`, spread evenly within its bucket; seconds.
+fn quantile(counts: &[u64], total: u64, share: f64) -> f64 {
+    let rank = share * total as f64;
+    let mut below = 0.0;
+    let mut last = 0.0;
+    for (bucket, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+        let (low, width) = bounds(bucket);
+        let count = count as f64;
+        if below + count >= rank {
+            return (low + width * ((rank - below) / count).clamp(0.0, 1.0)) / 1e6;
+        }
+        below += count;
+        last = low + width;
+    }
+    last / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: f64) -> Time {
+        Time::from_secs_f64(seconds)
+    }
+
+    #[test]
+    fn quantiles_are_within_a_sixteenth_over_seven_orders_of_magnitude() {
+        for scale in [1e-4, 1e-2, 1.0, 100.0, 10_000.0] {
+            let window = Window::default();
+            for i in 1..=1000 {
+                window.record(at(1.0), Duration::from_secs_f64(scale * f64::from(i) / 1000.0));
+            }
+            let seen = window.quantiles(at(1.0)).expect("values");
+            assert_eq!(seen.count, 1000);
+            for (got, share) in [(seen.p50_s, 0.5), (seen.p90_s, 0.9), (seen.p99_s, 0.99)] {
+                let error = (got / (scale * share) - 1.0).abs();
+                assert!(error < 1.0 / 16.0 || scale * share < 64e-6, "{got} at {share} of {scale}");
+            }
+        }
+    }
+
+    #[test]
+    fn buckets_cover_the_line_without_gap_or_overlap() {
+        for bucket in 0..BUCKETS - 1 {
+            let (low, width) = bounds(bucket);
+            assert_eq!(low + width, bounds(bucket + 1).0, "bucket {bucket}");
+            assert_eq!(bucket_of(Duration::from_micros(low as u64)), bucket);
+            assert_eq!(bucket_of(Duration::from_micros((low + width) as u64 - 1)), bucket);
+        }
+        assert_eq!(bucket_of(Duration::MAX), BUCKETS - 1);
+    }
+
+    #[test]
+    fn what_is_older_than_a_minute_is_forgotten() {
+        let window = Window::default();
+        window.record(at(0.0), Duration::from_secs(100));
+        window.record(at(30.0), Duration::from_secs(1));
+        assert_eq!(window.quantiles(at(47.0)).map(|q| q.count), Some(2));
+        assert_eq!(window.quantiles(at(61.0)).map(|q| q.count), Some(1));
+        assert_eq!(window.quantiles(at(100.0)), None);
+        window.record(at(100.0), Duration::from_secs(1));
+        assert_eq!(window.quantiles(at(100.0)).map(|q| q.count), Some(1));
+        assert_eq!(Window::default().quantiles(at(0.0)), None);
+    }
+
+    #[test]
+    fn threads_lose_nothing_within_a_slice() {
+        let window = Window::default();
+        window.record(at(1.0), Duration::from_millis(5));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..5000).for_each(|_| window.record(at(2.0), Duration::from_millis(5))));
+            }
+        });
+        assert_eq!(window.quantiles(at(2.0)).map(|q| q.count), Some(20_001));
+    }
+}
