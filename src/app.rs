@@ -3,7 +3,7 @@
 //! Everything here is either immutable, swapped whole, or atomic. The pieces know each other only through this.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -11,8 +11,10 @@ use crate::balancer::{Balancer, Observer};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::fleet::{Fleet, FleetError};
+use crate::policy::PolicyId;
+use crate::reload::Reload;
 use crate::request::Kinds;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Scrape, Telemetry};
 
 /// One running instance.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub struct App {
     pub stopping: AtomicBool,
     /// Client connections open now.
     pub connections: AtomicUsize,
+    /// Where new settings come from.
+    pub reload: Reload,
 }
 
 impl App {
@@ -53,6 +57,32 @@ impl App {
             clock,
             stopping: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
+            reload: Reload::default(),
         }))
+    }
+
+    /// Switches the policy while requests run; returns the one before. `who` is for the log.
+    pub fn switch_policy(&self, policy: PolicyId, who: &str) -> PolicyId {
+        let before = self.balancer.set_policy(policy);
+        if before != policy {
+            self.telemetry.policy_switched();
+            tracing::info!(target: "bellwether::audit", who, from = before.name(), to = policy.name(), "policy switched");
+        }
+        before
+    }
+
+    /// All metrics in the text format of Prometheus. Blocks for milliseconds.
+    pub fn scrape(&self) -> String {
+        self.telemetry.render(&Scrape {
+            now: self.clock.now(),
+            fleet: &self.balancer.fleet(),
+            policy: self.balancer.policy(),
+            connections: self.connections.load(Ordering::Relaxed),
+        })
+    }
+
+    /// What has to be done about every second: keeps the memory that metrics take bounded.
+    pub fn upkeep(&self) {
+        self.telemetry.upkeep(&self.balancer.fleet());
     }
 }

@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod node;
 pub mod outcome;
 pub mod policy;
+pub mod reload;
 pub mod request;
 pub mod sim;
 pub mod telemetry;

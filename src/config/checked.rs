@@ -44,6 +44,8 @@ pub struct Settings {
 pub struct Admin {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Host names, besides `localhost` and IP addresses, under which the admin API may be called.
+    pub hosts: Vec<String>,
     /// Whether `/metrics` needs no token.
     pub metrics_public: bool,
     /// Who may do what; empty only on loopback.
@@ -69,7 +71,7 @@ pub enum Role {
 }
 
 /// Requests that are treated alike; the first that matches counts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     /// How metrics and logs call it: its path prefix unless named.
     pub name: String,
@@ -100,7 +102,7 @@ pub enum Priority {
 }
 
 /// Active health checks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Health {
     /// Between two checks of a node, give or take a tenth.
     pub interval: Duration,

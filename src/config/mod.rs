@@ -21,6 +21,7 @@ impl Default for Settings {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             admin: Admin {
                 listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)),
+                hosts: Vec::new(),
                 metrics_public: false,
                 tokens: Vec::new(),
             },
