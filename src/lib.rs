@@ -12,6 +12,7 @@ pub mod node;
 pub mod outcome;
 pub mod policy;
 pub mod reload;
+pub mod proxy;
 pub mod request;
 pub mod sim;
 pub mod telemetry;

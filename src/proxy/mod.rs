@@ -1,0 +1,3 @@
+//! The data path: from a client's bytes to a node's and back.
+
+pub mod framing;
