@@ -93,6 +93,54 @@ impl Clock {
     }
 }
 
+/// A value and the time it was last touched in one atomic word, for averages that decay with time.
+///
+/// Value and time must change together, and a lock per node is what a decision must not take. So the value is an
+/// `f32` and the time milliseconds modulo 2^32 (49 days): to a decay of seconds both are as good as exact. Time that
+/// runs a little backwards (threads read the clock before they get here) counts as standing still.
+#[derive(Debug, Default)]
+pub struct Timed(AtomicU64);
+
+/// How far behind the last touch a time may be before it is read as "more than 24 days later" instead.
+const BACKWARDS_MAX_MS: u32 = 60_000;
+
+impl Timed {
+    /// `value` as touched at the origin of time.
+    pub fn new(value: f32) -> Timed {
+        Timed(AtomicU64::new(u64::from(value.to_bits()) << 32))
+    }
+
+    /// The value and the seconds since it was touched. Changes nothing.
+    pub fn read(&self, now: Time) -> (f32, f64) {
+        let (value, elapsed_ms, _) = Self::unpack(self.0.load(Ordering::Relaxed), now);
+        (value, f64::from(elapsed_ms) / 1e3)
+    }
+
+    /// Replaces the value by what `next` makes of it and of the seconds since it was touched; `None` leaves both as
+    /// they are. Returns whether it was replaced. `next` is asked again if another thread was quicker.
+    pub fn update(&self, now: Time, mut next: impl FnMut(f32, f64) -> Option<f32>) -> bool {
+        let step = |word| {
+            let (value, elapsed_ms, stamp) = Self::unpack(word, now);
+            let value = next(value, f64::from(elapsed_ms) / 1e3)?;
+            Some(u64::from(value.to_bits()) << 32 | u64::from(stamp))
+        };
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).is_ok()
+    }
+
+    /// Back to zero, touched at the origin of time.
+    pub fn clear(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// The value, the milliseconds since it was touched, and the stamp of a touch at `now`.
+    fn unpack(word: u64, now: Time) -> (f32, u32, u32) {
+        let (value, stamp) = (f32::from_bits((word >> 32) as u32), word as u32);
+        let now_ms = (now.as_micros() / 1000) as u32;
+        let elapsed_ms = now_ms.wrapping_sub(stamp);
+        if elapsed_ms > u32::MAX - BACKWARDS_MAX_MS { (value, 0, stamp) } else { (value, elapsed_ms, now_ms) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,5 +160,29 @@ mod tests {
         let twin = clock.clone();
         clock.set(Time::from_secs_f64(2.5));
         assert_eq!(twin.now().as_secs_f64(), 2.5);
+    }
+
+    #[test]
+    fn a_timed_value_knows_its_age_and_reading_does_not_touch_it() {
+        let at = Time::from_secs_f64;
+        let timed = Timed::new(2.5);
+        assert_eq!(timed.read(at(3.0)), (2.5, 3.0));
+        assert_eq!(timed.read(at(3.0)), (2.5, 3.0));
+        assert!(timed.update(at(4.0), |value, elapsed| Some(value + elapsed as f32)));
+        assert_eq!(timed.read(at(5.0)), (6.5, 1.0));
+        assert!(!timed.update(at(6.0), |_, _| None));
+        assert_eq!(timed.read(at(6.0)), (6.5, 2.0));
+    }
+
+    #[test]
+    fn a_timed_value_survives_clocks_that_disagree_and_wrapping() {
+        let at = Time::from_secs_f64;
+        let timed = Timed::default();
+        timed.update(at(100.0), |_, _| Some(1.0));
+        assert_eq!(timed.read(at(99.0)), (1.0, 0.0), "a little backwards is now");
+        timed.update(at(99.0), |_, _| Some(2.0));
+        assert_eq!(timed.read(at(101.0)), (2.0, 1.0), "and does not move the stamp back");
+        let forty_days = 40.0 * 86_400.0;
+        assert_eq!(timed.read(at(100.0 + forty_days)).1, forty_days);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! (The architecture page is written as the house grows.)
 
+pub mod admission;
 pub mod app;
 pub mod balancer;
 pub mod clock;

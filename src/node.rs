@@ -67,3 +67,36 @@ impl NodeSpec {
         }
     }
 }
+
+/// A hash of a node's name that is the same in every process, version and architecture, so that several proxies agree.
+///
+/// FNV-1a (64 bits) with the finalizer of splitmix64: FNV alone leaves names that differ in their last letter close
+/// together. Not made for names that an attacker chooses; names are the operator's.
+pub fn name_hash(name: &str) -> u64 {
+    let fnv = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    scramble(fnv)
+}
+
+/// The finalizer of splitmix64 (Steele, Lea and Flood 2014): every bit of the input changes half of the output's.
+pub fn scramble(bits: u64) -> u64 {
+    let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_of_a_name_never_changes() {
+        // Pinned: a new value would move every client of every operator to another node.
+        assert_eq!(name_hash("gpu-1"), 0x77dc_0209_5c8b_b461);
+        let mut hashes: Vec<u64> = (0..10_000).map(|i| name_hash(&format!("node-{i}"))).collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), 10_000);
+    }
+}

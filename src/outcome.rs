@@ -130,7 +130,7 @@ pub struct Sample {
     pub waiting_prompt_tokens: u64,
     /// Probability with which this node was chosen, 0 < p <= 1.
     pub propensity: f64,
-    /// Which policy chose: index into [`crate::policy::NAMES`].
+    /// Which policy chose: its place in the registry of policies.
     pub policy: u8,
     /// Version of the predictor in force; 0 for none.
     pub predictor_version: u32,

@@ -14,7 +14,7 @@ pub use health::{Change, FULL_DEFAULT, FULL_MAX, Health, State, Thresholds};
 pub use ledger::{Before, Ledger, Load};
 pub use per_node::{PerNode, Resettable};
 
-use crate::node::{NODES_MAX, NodeId, NodeSpec};
+use crate::node::{NODES_MAX, NodeId, NodeSpec, name_hash};
 
 /// What is alive about a node; shared by every view and every attempt.
 #[derive(Debug, Default)]
@@ -32,6 +32,8 @@ pub struct Node {
     pub id: NodeId,
     /// Index into per-node tables; below [`NODES_MAX`], reused after the node is gone.
     pub slot: u32,
+    /// [`name_hash`] of the name, for policies that hash.
+    pub name_hash: u64,
     /// Settings.
     pub spec: Arc<NodeSpec>,
     /// Load and condition.
@@ -103,6 +105,7 @@ impl Fleet {
         next.nodes.push(Arc::new(Node {
             id: NodeId(self.next_id),
             slot,
+            name_hash: name_hash(&spec.name),
             spec: Arc::new(spec),
             live: Arc::new(Live::default()),
         }));
@@ -123,8 +126,7 @@ impl Fleet {
             return self.without(&old.spec.name)?.with(spec);
         }
         let mut next = self.clone();
-        next.nodes[place] =
-            Arc::new(Node { id: old.id, slot: old.slot, spec: Arc::new(spec), live: Arc::clone(&old.live) });
+        next.nodes[place] = Arc::new(Node { spec: Arc::new(spec), ..Node::clone(old) });
         Ok(next.changed())
     }
 

@@ -1,6 +1,6 @@
 //! How a node is chosen: one trait, one file per policy, one sampler.
 //!
-//! A policy does not choose; it writes a *probability per candidate*, and [`draw`] chooses. So every decision has an
+//! A policy does not choose; it writes a *probability per candidate*, and [`draw()`] chooses. So every decision has an
 //! exact propensity, even a deterministic one (it is 1), and what a policy would have done can be asked without doing
 //! it. A policy never draws, logs or reads a clock; what state it has is atomics of its own, so that one instance
 //! serves all threads without a lock.
@@ -12,10 +12,19 @@
 //! 4. Give it a row in the README's table: when to use it, when not.
 //! 5. `cargo test policy` also runs the tests that every policy must pass.
 
+mod draw;
+mod ip_hash;
 mod least_connections;
+mod pairs;
+mod peak_ewma;
+mod power_of_two;
+mod random;
 mod round_robin;
 #[cfg(test)]
+mod tests_registry;
+#[cfg(test)]
 mod tests_support;
+mod weighted_round_robin;
 
 use std::sync::Arc;
 
@@ -23,6 +32,9 @@ use crate::clock::Time;
 use crate::fleet::{Fleet, Node};
 use crate::outcome::Sample;
 use crate::request::RequestShape;
+
+pub use draw::draw;
+use draw::share_minimum;
 
 /// A node that may get the request: up, serving its model, below its limit, not tried before.
 #[derive(Clone, Copy, Debug)]
@@ -97,9 +109,35 @@ pub const REGISTRY: &[Entry] = &[
         make: || Arc::new(round_robin::RoundRobin::default()),
     },
     Entry {
+        name: "weighted-round-robin",
+        about: "turns in proportion to the weights, evenly spread",
+        make: || Arc::new(weighted_round_robin::WeightedRoundRobin::default()),
+    },
+    Entry {
         name: "least-connections",
         about: "fewest (in flight + 1) / weight, ties at random",
         make: || Arc::new(least_connections::LeastConnections),
+    },
+    Entry {
+        name: "ip-hash",
+        about: "the same node for a client's address, in proportion to the weights",
+        make: || Arc::new(ip_hash::IpHash),
+    },
+    Entry { name: "random", about: "at random in proportion to the weights", make: || Arc::new(random::Random) },
+    Entry {
+        name: "power-of-two",
+        about: "the less loaded of two random nodes",
+        make: || Arc::new(power_of_two::PowerOfTwo),
+    },
+    Entry {
+        name: "peak-ewma",
+        about: "the less of two random nodes by recent response time * (in flight + 1), as Linkerd and Finagle",
+        make: || Arc::new(peak_ewma::PeakEwma::choice_of_two()),
+    },
+    Entry {
+        name: "peak-ewma-scan",
+        about: "the same over all nodes instead of two: a stronger yardstick, but proxies may run to one node together",
+        make: || Arc::new(peak_ewma::PeakEwma::scan()),
     },
 ];
 
@@ -136,73 +174,9 @@ pub fn names() -> Vec<&'static str> {
     REGISTRY.iter().map(|entry| entry.name).collect()
 }
 
-/// Writes 1 for every index of least `cost` into `out` and 0 for the others: an argmin whose ties the sampler splits.
-///
-/// A cost that is not a number counts as infinite.
-fn share_minimum(out: &mut [f64], cost: impl Fn(usize) -> f64) {
-    let mut least = f64::INFINITY;
-    for at in 0..out.len() {
-        let cost = cost(at);
-        if cost < least {
-            out[..at].fill(0.0);
-            least = cost;
-            out[at] = 1.0;
-        } else {
-            out[at] = f64::from(u8::from(cost == least));
-        }
-    }
-}
-
-/// Draws an index with the probabilities that `weights` are proportional to; with it the exact probability.
-///
-/// Weights that are not a distribution (all zero, negative, not finite) count as equal: a defect in a policy must not
-/// stop routing. `None` only for an empty slice.
-pub fn draw(weights: &[f64], rng: &mut fastrand::Rng) -> Option<(usize, f64)> {
-    let sum: f64 = weights.iter().sum();
-    let sound = sum.is_finite() && sum > 0.0 && weights.iter().all(|w| *w >= 0.0);
-    if !sound {
-        return (!weights.is_empty()).then(|| (rng.usize(..weights.len()), 1.0 / weights.len() as f64));
-    }
-    let mut rest = rng.f64() * sum;
-    let mut last = None;
-    for (index, weight) in weights.iter().enumerate() {
-        if *weight > 0.0 {
-            last = Some((index, weight / sum));
-            if rest < *weight {
-                break;
-            }
-            rest -= weight;
-        }
-    }
-    last
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_draw_follows_the_weights_and_tells_the_exact_propensity() {
-        let mut rng = fastrand::Rng::with_seed(7);
-        let mut seen = [0u32; 3];
-        for _ in 0..40_000 {
-            let (index, propensity) = draw(&[1.0, 0.0, 3.0], &mut rng).expect("not empty");
-            assert_eq!(propensity, [0.25, f64::NAN, 0.75][index]);
-            seen[index] += 1;
-        }
-        assert_eq!(seen[1], 0);
-        assert!((f64::from(seen[0]) / 40_000.0 - 0.25).abs() < 0.01, "{seen:?}");
-    }
-
-    #[test]
-    fn a_broken_distribution_does_not_stop_routing() {
-        let mut rng = fastrand::Rng::with_seed(7);
-        for weights in [[0.0, 0.0], [f64::NAN, 1.0], [-1.0, 2.0], [f64::INFINITY, 1.0]] {
-            let (index, propensity) = draw(&weights, &mut rng).expect("not empty");
-            assert!(index < 2 && propensity == 0.5, "{weights:?}");
-        }
-        assert_eq!(draw(&[], &mut rng), None);
-    }
 
     #[test]
     fn names_are_unique_and_the_default_exists() {

@@ -1,10 +1,13 @@
 //! A small fleet with given loads, for the tests of policies.
 
+use std::time::Duration;
+
 use crate::clock::Time;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Node};
 use crate::node::NodeSpec;
+use crate::outcome::{Outcome, Sample};
 use crate::policy::{Candidate, Context, Policy};
-use crate::request::RequestShape;
+use crate::request::{KindId, RequestShape};
 
 /// A decision to be made.
 pub(super) struct Scene {
@@ -30,10 +33,17 @@ impl Scene {
         self
     }
 
-    /// Gives the candidate `at` a weight.
+    /// Gives the candidate `at`, and the node behind it, a weight.
     pub(super) fn weight(mut self, at: usize, weight: f64) -> Scene {
         self.candidates[at].weight = weight;
+        let spec = NodeSpec { weight, ..self.spec(self.candidates[at].index as usize) };
+        self.fleet = self.fleet.with_changed(spec).expect("known");
         self
+    }
+
+    /// The settings of the node of that fleet index.
+    pub(super) fn spec(&self, index: usize) -> NodeSpec {
+        NodeSpec::clone(&self.fleet.nodes()[index].spec)
     }
 
     /// The scene without the candidate of that fleet index.
@@ -61,5 +71,33 @@ impl Scene {
         let at = out.iter().position(|w| *w > 0.0).expect("a choice");
         assert_eq!(out.iter().filter(|w| **w > 0.0).count(), 1, "{out:?}");
         self.candidates[at].index as usize
+    }
+}
+
+/// The sample of an attempt on `node` between those times; all else is as it is for an idle node.
+pub(super) fn sample_of(node: &Node, started: Time, ended: Time, outcome: Outcome) -> Sample {
+    Sample {
+        node: node.id,
+        slot: node.slot,
+        kind: KindId::OTHER,
+        streaming: false,
+        prompt_tokens: 0,
+        output_tokens_max: None,
+        in_flight: 0,
+        waiting: 0,
+        waiting_prompt_tokens: 0,
+        propensity: 1.0,
+        policy: 0,
+        predictor_version: 0,
+        predicted_s: f64::NAN,
+        started,
+        ttfb: None,
+        total: ended.since(started),
+        mean_in_flight: 1.0,
+        events: 0,
+        gaps: Duration::ZERO,
+        output_tokens: None,
+        usage_prompt_tokens: None,
+        outcome,
     }
 }

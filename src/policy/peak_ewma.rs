@@ -1,0 +1,249 @@
+//! Least `estimate * (in flight + 1)`, the estimate being a moving average of response times that rises at once.
+//!
+//! The peak-sensitive moving average of Finagle and Linkerd (decay 10 s; its failure penalty is the one of Linkerd's
+//! load biaser):
+//!
+//! ```text
+//! at time t, dt after the last sample, w = exp(-dt / 10 s)
+//! read:          estimate * w                            (time alone makes a node cheaper, until it is tried again)
+//! a response r:  r >= estimate * w ?  r  :  estimate * w + r * (1 - w)
+//! a failure:     as a response of max(5 s, Retry-After up to 300 s, the time it took, estimate * w)
+//! ```
+//!
+//! A node without a sample counts as 1 s, as in tower and that load biaser. `r` is the time to the end of the
+//! response, as in Finagle; Linkerd stops the watch at the first data, but what we hear comes when an attempt ends, and
+//! a busy model server slows the tokens rather than the first byte. Censored attempts and 4xx say nothing. Weights are
+//! ignored: the measured time takes their place.
+//!
+//! Two forms: the choice of two, as both projects run it, and the scan of all nodes, which is the stronger yardstick.
+//! Neither learns what a request costs or what load does to a node; that is the business of the learned policy.
+
+use crate::clock::{Time, Timed};
+use crate::fleet::{Node, PerNode, Resettable};
+use crate::outcome::{Outcome, Sample};
+use crate::policy::pairs::better_of_two;
+use crate::policy::{Context, Policy, share_minimum};
+
+/// Time constant of the decay, in seconds.
+const DECAY_S: f64 = 10.0;
+/// What a node counts as before its first sample, in seconds.
+const INITIAL_S: f64 = 1.0;
+/// The least that a failure counts as, in seconds.
+const PENALTY_S: f64 = 5.0;
+/// The longest `Retry-After` that counts, in seconds.
+const RETRY_AFTER_MAX_S: f64 = 300.0;
+/// The least response time, in seconds: zero means "no sample yet".
+const LEAST_S: f64 = 1e-6;
+
+/// Peak-sensitive moving average of response times.
+#[derive(Debug)]
+pub(super) struct PeakEwma {
+    estimates: PerNode<Estimate>,
+    form: Form,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    ChoiceOfTwo,
+    Scan,
+}
+
+impl PeakEwma {
+    /// The better of two random nodes.
+    pub(super) fn choice_of_two() -> PeakEwma {
+        PeakEwma { estimates: PerNode::default(), form: Form::ChoiceOfTwo }
+    }
+
+    /// The best of all nodes.
+    pub(super) fn scan() -> PeakEwma {
+        PeakEwma { estimates: PerNode::default(), form: Form::Scan }
+    }
+}
+
+impl Policy for PeakEwma {
+    fn weigh(&self, ctx: &Context<'_>, out: &mut [f64]) {
+        let cost = |at: usize| {
+            let candidate = &ctx.candidates[at];
+            let estimate = self.estimates.of(ctx.node(candidate)).at(ctx.now);
+            estimate * f64::from(candidate.in_flight + 1)
+        };
+        match self.form {
+            Form::ChoiceOfTwo => better_of_two(out, cost),
+            Form::Scan => share_minimum(out, cost),
+        }
+    }
+
+    fn observe(&self, node: &Node, sample: &Sample) {
+        let now = sample.started.after(sample.total);
+        let took_s = sample.total.as_secs_f64();
+        let estimate = self.estimates.of(node);
+        match sample.outcome {
+            Outcome::Completed { .. } if sample.outcome.is_latency_label() => estimate.response(now, took_s),
+            Outcome::Failed(_) => estimate.failure(now, took_s),
+            Outcome::Full { retry_after, .. } => {
+                let wait_s = retry_after.map_or(0.0, |wait| wait.as_secs_f64().min(RETRY_AFTER_MAX_S));
+                estimate.failure(now, wait_s.max(took_s));
+            }
+            Outcome::Completed { .. } | Outcome::Censored(_) => {}
+        }
+    }
+}
+
+/// The moving average of one node, in seconds; zero before its first sample.
+#[derive(Debug, Default)]
+struct Estimate(Timed);
+
+impl Resettable for Estimate {
+    fn reset(&self) {
+        self.0.clear();
+    }
+}
+
+impl Estimate {
+    /// What the node counts as at `now`.
+    fn at(&self, now: Time) -> f64 {
+        let (value, elapsed_s) = self.0.read(now);
+        if value == 0.0 { INITIAL_S } else { decayed(value, elapsed_s) }
+    }
+
+    fn response(&self, now: Time, seconds: f64) {
+        let seconds = seconds.max(LEAST_S);
+        self.0.update(now, |value, elapsed_s| {
+            let before = decayed(value, elapsed_s);
+            if seconds >= before {
+                return Some(seconds as f32);
+            }
+            // Several samples in one millisecond: the first counts, as time has not passed for the others.
+            (elapsed_s > 0.0).then(|| (before + seconds * (1.0 - (-elapsed_s / DECAY_S).exp())) as f32)
+        });
+    }
+
+    fn failure(&self, now: Time, seconds: f64) {
+        self.0.update(now, |value, elapsed_s| Some(seconds.max(PENALTY_S).max(decayed(value, elapsed_s)) as f32));
+    }
+}
+
+fn decayed(value: f32, elapsed_s: f64) -> f64 {
+    if elapsed_s == 0.0 { f64::from(value) } else { f64::from(value) * (-elapsed_s / DECAY_S).exp() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::{Censor, Failure};
+    use crate::policy::tests_support::{Scene, sample_of};
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    const DONE: Outcome = Outcome::Completed { status: 200 };
+
+    fn at(seconds: f64) -> Time {
+        Time::from_secs_f64(seconds)
+    }
+
+    /// An attempt on the node `index` that took until `end_s`.
+    fn hear(policy: &PeakEwma, scene: &Scene, index: usize, (start_s, end_s): (f64, f64), outcome: Outcome) {
+        let node = &scene.fleet.nodes()[index];
+        policy.observe(node, &sample_of(node, at(start_s), at(end_s), outcome));
+    }
+
+    fn estimate(policy: &PeakEwma, scene: &Scene, index: usize, now_s: f64) -> f64 {
+        policy.estimates.of(&scene.fleet.nodes()[index]).at(at(now_s))
+    }
+
+    fn near(a: f64, b: f64) -> bool {
+        (a - b).abs() <= 1e-4 * b.abs()
+    }
+
+    #[test]
+    fn it_rises_at_once_sinks_slowly_and_reading_changes_nothing() {
+        let (policy, scene) = (PeakEwma::scan(), Scene::new(1));
+        assert_eq!(estimate(&policy, &scene, 0, 7.0), INITIAL_S);
+        hear(&policy, &scene, 0, (0.0, 2.0), DONE);
+        hear(&policy, &scene, 0, (0.0, 8.0), DONE);
+        assert!(near(estimate(&policy, &scene, 0, 8.0), 8.0));
+        for _ in 0..3 {
+            assert!(near(estimate(&policy, &scene, 0, 18.0), 8.0 / std::f64::consts::E));
+        }
+        hear(&policy, &scene, 0, (17.0, 18.0), DONE);
+        let weight = (-1.0f64).exp();
+        assert!(near(estimate(&policy, &scene, 0, 18.0), 8.0 * weight + (1.0 - weight)));
+    }
+
+    #[test]
+    fn full_counts_as_long_as_it_says_between_the_penalty_and_the_cap() {
+        for (said_s, counts_s) in [(None, 5.0), (Some(1), 5.0), (Some(60), 60.0), (Some(86_400), 300.0)] {
+            let (policy, scene) = (PeakEwma::scan(), Scene::new(1));
+            let full = Outcome::Full { status: 429, retry_after: said_s.map(Duration::from_secs) };
+            hear(&policy, &scene, 0, (1.0, 1.1), full);
+            assert!(near(estimate(&policy, &scene, 0, 1.1), counts_s), "{said_s:?}");
+        }
+    }
+
+    #[test]
+    fn who_walks_away_and_who_asks_wrongly_say_nothing() {
+        let (policy, scene) = (PeakEwma::scan(), Scene::new(1));
+        hear(&policy, &scene, 0, (0.0, 30.0), Outcome::Censored(Censor::ClientGone));
+        hear(&policy, &scene, 0, (0.0, 0.001), Outcome::Completed { status: 404 });
+        assert_eq!(estimate(&policy, &scene, 0, 30.0), INITIAL_S);
+    }
+
+    #[test]
+    fn the_scan_takes_the_least_cost_and_the_choice_of_two_never_the_greatest() {
+        for policy in [PeakEwma::scan(), PeakEwma::choice_of_two()] {
+            let mut scene = Scene::new(3).load(0, 1).load(1, 5).load(2, 3);
+            for (index, took_s) in [(0, 4.0), (1, 0.1), (2, 4.0)] {
+                hear(&policy, &scene, index, (0.0, took_s), DONE);
+            }
+            scene.now = at(4.0);
+            let shares = scene.weigh(&policy);
+            match policy.form {
+                Form::Scan => assert_eq!(shares, [0.0, 1.0, 0.0]),
+                Form::ChoiceOfTwo => assert_eq!(shares, [1.0 / 3.0, 2.0 / 3.0, 0.0]),
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_fast_failure_never_lowers_the_estimate(
+            history in prop::collection::vec((0.0..5.0f64, 0.001..400.0f64, any::<bool>()), 0..20),
+            took_s in 0.0..0.01f64,
+            status in 500u16..512,
+        ) {
+            let (policy, scene) = (PeakEwma::scan(), Scene::new(1));
+            let mut now_s = 400.0;
+            for (pause_s, took_s, fails) in history {
+                now_s += pause_s;
+                let outcome = if fails { Outcome::Failed(Failure::Broken) } else { DONE };
+                hear(&policy, &scene, 0, (now_s - took_s, now_s), outcome);
+            }
+            let now_s = now_s + took_s;
+            let before = estimate(&policy, &scene, 0, now_s);
+            hear(&policy, &scene, 0, (now_s - took_s, now_s), Outcome::Failed(Failure::Status(status)));
+            let after = estimate(&policy, &scene, 0, now_s);
+            prop_assert!(after >= before * (1.0 - 1e-6) && after >= PENALTY_S, "{before} {after}");
+        }
+
+        #[test]
+        fn it_stays_between_what_was_heard_and_is_never_below_what_decay_leaves(
+            heard in prop::collection::vec((0.0..3.0f64, 0.001..50.0f64), 1..30),
+        ) {
+            let (policy, scene) = (PeakEwma::scan(), Scene::new(1));
+            let (mut now_s, mut most) = (100.0, 0.0f64);
+            for (pause_s, took_s) in heard {
+                now_s += pause_s;
+                let before = estimate(&policy, &scene, 0, now_s);
+                let first = most == 0.0;
+                hear(&policy, &scene, 0, (now_s - took_s, now_s), DONE);
+                most = most.max(took_s);
+                let after = estimate(&policy, &scene, 0, now_s);
+                prop_assert!(after <= most * (1.0 + 1e-4));
+                prop_assert!(first || after >= before * (1.0 - 1e-6));
+                prop_assert!(!first || near(after, took_s));
+            }
+        }
+    }
+}
