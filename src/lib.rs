@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod emulator;
 pub mod fleet;
+pub mod load;
 pub mod node;
 pub mod outcome;
 pub mod policy;
