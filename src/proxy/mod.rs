@@ -1,3 +1,4 @@
 //! The data path: from a client's bytes to a node's and back.
 
 pub mod framing;
+pub mod inspect;
