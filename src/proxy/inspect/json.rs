@@ -79,17 +79,26 @@ fn hex4(digits: &[u8]) -> Option<u32> {
 
 /// Length of the escape that `bytes` begins with, and the UTF-8 length of what it stands for.
 fn escape(bytes: &[u8]) -> (usize, usize) {
-    match bytes.get(1) {
-        None => (1, 0),
-        Some(b'u') => match hex4(bytes.get(2..).unwrap_or_default()) {
-            None => (2, 1),
-            Some(0..0x80) => (6, 1),
-            Some(0x80..0x800) => (6, 2),
-            // Half of a pair, which together stands for four bytes.
-            Some(0xd800..0xe000) => (6, 2),
-            Some(_) => (6, 3),
+    match bytes {
+        [_] | [] => (1, 0),
+        // Python escapes all that is not ASCII, so that whole prompts can consist of these.
+        [_, b'u', digits @ ..] => match digits.first_chunk::<4>() {
+            Some(digits) if digits.iter().all(u8::is_ascii_hexdigit) => (6, utf8_len(*digits)),
+            _ => (2, 1),
         },
-        Some(_) => (2, 1),
+        _ => (2, 1),
+    }
+}
+
+/// UTF-8 length of the UTF-16 unit with these hexadecimal digits.
+fn utf8_len(digits: [u8; 4]) -> usize {
+    // Makes letters lower-case and leaves digits as they are.
+    match digits.map(|digit| digit | 0x20) {
+        [b'0', b'0', b'0'..=b'7', _] => 1,
+        [b'0', b'0'..=b'7', _, _] => 2,
+        // Half of a pair, which together stands for four bytes.
+        [b'd', b'8'..=b'9' | b'a'..=b'f', _, _] => 2,
+        _ => 3,
     }
 }
 
@@ -217,7 +226,9 @@ impl<'a> Cursor<'a> {
         let (mut saved, mut escaped) = (0, false);
         loop {
             let rest = &self.bytes[self.at..];
-            let Some(i) = quote_or_backslash(rest) else {
+            // Escapes come in rows where a whole script is escaped.
+            let found = if rest.first() == Some(&b'\\') { Some(0) } else { quote_or_backslash(rest) };
+            let Some(i) = found else {
                 self.at = self.bytes.len();
                 let raw = &self.bytes[start..];
                 return Ok(Text { raw, len: raw.len() - saved, escaped, closed: false });
