@@ -83,7 +83,6 @@ pub(super) struct Exchange {
     outstanding: Arc<AtomicUsize>,
     planned: Planned,
     intended: Instant,
-    late: Duration,
     ttfb: Option<Duration>,
     node: Option<String>,
     ending: Ending,
@@ -96,8 +95,7 @@ impl Exchange {
         planned: Planned,
         intended: Instant,
     ) -> Exchange {
-        let late = intended.elapsed();
-        Exchange { recorder, outstanding, planned, intended, late, ttfb: None, node: None, ending: Ending::Unfinished }
+        Exchange { recorder, outstanding, planned, intended, ttfb: None, node: None, ending: Ending::Unfinished }
     }
 
     pub(super) async fn run(mut self, pool: Arc<Pool>) {
@@ -140,7 +138,6 @@ impl Drop for Exchange {
         let measured = Measured {
             at: self.planned.at,
             node: None,
-            late_s: self.late.as_secs_f64(),
             ttfb_s: self.ttfb.map_or(f64::NAN, |ttfb| ttfb.as_secs_f64()),
             total_s: self.intended.elapsed().as_secs_f64(),
             ending: self.ending,

@@ -137,11 +137,6 @@ impl Telemetry {
         self.refused.count(&self.registry, reason);
     }
 
-    /// Whether anybody reads the access log.
-    pub fn logs_access(&self) -> bool {
-        true
-    }
-
     /// A client that left was noticed, and its node's connection closed `after` the client's.
     pub fn disconnected(&self, after: Duration) {
         self.disconnect_seconds.record(after.as_secs_f64());

@@ -1,3 +1,0 @@
-//! The verbs of the binary, one file each.
-
-pub mod demo;
