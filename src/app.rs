@@ -7,11 +7,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 
+use crate::admission::RetryBudget;
 use crate::balancer::{Balancer, Observer};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::fleet::{Fleet, FleetError};
 use crate::policy::PolicyId;
+use crate::proxy::OpenConnections;
+use crate::proxy::framing::Refusal;
+use crate::proxy::inspect::BytesPerToken;
 use crate::reload::Reload;
 use crate::request::Kinds;
 use crate::telemetry::{Scrape, Telemetry};
@@ -27,6 +31,12 @@ pub struct App {
     pub kinds: Kinds,
     /// Metrics.
     pub telemetry: Arc<Telemetry>,
+    /// The learned ratio of prompt bytes to tokens.
+    pub bytes_per_token: BytesPerToken,
+    /// What retries are paid from.
+    pub retries: RetryBudget,
+    /// Connections open to each node.
+    pub open_connections: OpenConnections,
     /// Time.
     pub clock: Clock,
     /// Whether it stops: `/readyz` says so and no new connection is taken.
@@ -46,14 +56,19 @@ impl App {
         let fleet = settings.nodes.iter().cloned().try_fold(Fleet::default(), |fleet, spec| fleet.with(spec))?;
         let clock = Clock::monotonic();
         let telemetry = Arc::new(Telemetry::default());
+        telemetry.expect_refusals(Refusal::ALL.iter().map(|refusal| refusal.reason));
         let observers: Vec<Arc<dyn Observer>> = vec![Arc::clone(&telemetry) as Arc<dyn Observer>];
         let balancer = Arc::new(Balancer::new(fleet, settings.policy, clock.clone(), observers));
         balancer.set_thresholds(settings.health.thresholds);
+        let retries = RetryBudget::new(settings.retry.budget, settings.retry.floor_per_s);
         Ok(Arc::new(App {
             settings: ArcSwap::from_pointee(settings),
             balancer,
             kinds: Kinds::default(),
             telemetry,
+            bytes_per_token: BytesPerToken::default(),
+            retries,
+            open_connections: OpenConnections::default(),
             clock,
             stopping: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
@@ -78,11 +93,22 @@ impl App {
             fleet: &self.balancer.fleet(),
             policy: self.balancer.policy(),
             connections: self.connections.load(Ordering::Relaxed),
+            node_connections: &|node| self.open_connections.count(node),
         })
     }
 
     /// What has to be done about every second: keeps the memory that metrics take bounded.
     pub fn upkeep(&self) {
         self.telemetry.upkeep(&self.balancer.fleet());
+    }
+
+    /// From now on `/readyz` says that it stops.
+    pub fn begin_stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Whether it stops.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 }

@@ -133,6 +133,7 @@ impl App {
             changes.policy = Some(next.policy.name().to_owned());
         }
         self.balancer.set_thresholds(next.health.thresholds);
+        self.retries.set(next.retry.budget, next.retry.floor_per_s);
         if let Some(log) = self.reload.log.get().filter(|_| former.log.level != next.log.level) {
             log.set_level(&next.log.level).map_err(|error| error.to_string())?;
         }

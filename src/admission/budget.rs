@@ -13,6 +13,8 @@
 //! `ratio * requests + floor * seconds` plus what had been saved up, which decay keeps at 10 seconds' worth. It does
 //! not decide *whether* a request may be retried (was it sent, is it idempotent), only whether the proxy can afford it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::clock::{Time, Timed};
 
 /// Time constant with which unused deposits are forgotten, in seconds; Finagle's window.
@@ -24,9 +26,10 @@ const BALANCE_MAX: f64 = 100_000.0;
 /// A bound of retries in proportion to requests. May be shared by all threads.
 #[derive(Debug)]
 pub struct RetryBudget {
-    ratio: f64,
-    /// The balance in the absence of requests.
-    reserve: f64,
+    /// The bits of an `f64`, as [`set`](RetryBudget::set) may change it while requests run.
+    ratio: AtomicU64,
+    /// The balance in the absence of requests; bits as above.
+    reserve: AtomicU64,
     balance: Timed,
 }
 
@@ -44,13 +47,28 @@ impl RetryBudget {
     /// Ratios below 0 and floors below 0, and what is not a number, count as 0; both at 0 forbid every retry.
     pub fn new(ratio: f64, floor_per_s: f64) -> RetryBudget {
         let reserve = (floor_per_s.max(0.0) * MEMORY_S).min(BALANCE_MAX);
-        RetryBudget { ratio: ratio.max(0.0), reserve, balance: Timed::new(reserve as f32) }
+        RetryBudget {
+            ratio: AtomicU64::new(ratio.max(0.0).to_bits()),
+            reserve: AtomicU64::new(reserve.to_bits()),
+            balance: Timed::new(reserve as f32),
+        }
+    }
+
+    /// Changes ratio and floor from now on; what is saved up stays and drifts towards the new floor.
+    pub fn set(&self, ratio: f64, floor_per_s: f64) {
+        let fresh = RetryBudget::new(ratio, floor_per_s);
+        self.ratio.store(fresh.ratio.into_inner(), Ordering::Relaxed);
+        self.reserve.store(fresh.reserve.into_inner(), Ordering::Relaxed);
+    }
+
+    fn ratio(&self) -> f64 {
+        f64::from_bits(self.ratio.load(Ordering::Relaxed))
     }
 
     /// A request came (the first attempt of it, not a retry).
     pub fn deposit(&self, now: Time) {
         self.balance.update(now, |balance, elapsed_s| {
-            Some((self.after(balance, elapsed_s) + self.ratio).min(BALANCE_MAX) as f32)
+            Some((self.after(balance, elapsed_s) + self.ratio()).min(BALANCE_MAX) as f32)
         });
     }
 
@@ -74,7 +92,8 @@ impl RetryBudget {
         if elapsed_s == 0.0 {
             return balance;
         }
-        self.reserve + (balance - self.reserve) * (-elapsed_s / MEMORY_S).exp()
+        let reserve = f64::from_bits(self.reserve.load(Ordering::Relaxed));
+        reserve + (balance - reserve) * (-elapsed_s / MEMORY_S).exp()
     }
 }
 
@@ -89,6 +108,17 @@ mod tests {
 
     fn withdraw_all(budget: &RetryBudget, now: Time) -> usize {
         (0..1_000_000).take_while(|_| budget.try_withdraw(now)).count()
+    }
+
+    #[test]
+    fn a_budget_that_is_changed_keeps_what_is_saved_and_follows_the_new_floor() {
+        let budget = RetryBudget::new(0.0, 1.0);
+        let start = budget.balance(Time::ZERO);
+        budget.set(0.5, 0.0);
+        assert_eq!(budget.balance(Time::ZERO), start);
+        assert!(budget.balance(Time::from_secs_f64(1000.0)) < 0.001);
+        budget.deposit(Time::from_secs_f64(1000.0));
+        assert!((budget.balance(Time::from_secs_f64(1000.0)) - 0.5).abs() < 0.001);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwapOption;
 use metrics::{Counter, Gauge, Histogram, Label};
 
+use super::Scrape;
 use super::codes::CodeCounters;
 use super::series::{self, Registry};
 use super::window::{Quantiles, Window};
@@ -78,6 +79,7 @@ pub struct Report {
 struct Gauges {
     in_flight: Gauge,
     waiting: Gauge,
+    connections: Gauge,
     up: Gauge,
     weight: Gauge,
     limit: Gauge,
@@ -124,6 +126,7 @@ impl Meters {
             gauges: Gauges {
                 in_flight: registry.gauge(series::IN_FLIGHT),
                 waiting: registry.gauge(series::WAITING),
+                connections: registry.gauge(series::NODE_CONNECTIONS),
                 up: registry.gauge(series::NODE_UP),
                 weight: registry.gauge(series::NODE_WEIGHT),
                 limit: registry.gauge(series::NODE_LIMIT),
@@ -179,11 +182,12 @@ impl Meters {
         self.registry.upkeep();
     }
 
-    pub(super) fn render(&self, node: &Node, now: Time) -> String {
-        let present = node.live.health.state(now);
+    pub(super) fn render(&self, node: &Node, scrape: &Scrape<'_>) -> String {
+        let present = node.live.health.state(scrape.now);
         let gauges = &self.gauges;
         gauges.in_flight.set(f64::from(node.live.ledger.in_flight()));
         gauges.waiting.set(f64::from(node.live.ledger.waiting()));
+        gauges.connections.set((scrape.node_connections)(node) as f64);
         gauges.up.set(f64::from(u8::from(node.live.health.is_up())));
         gauges.weight.set(node.spec.weight);
         gauges.limit.set(f64::from(node.spec.limit()));

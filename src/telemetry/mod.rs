@@ -39,13 +39,10 @@ use crate::policy::{PolicyId, REGISTRY};
 pub const NO_NODE: &str = "none";
 
 /// Why attempts are followed by another one; series that exist from the start.
-const RETRY_REASONS: [&str; 5] = ["connect", "broken", "timeout", "status", "full"];
-
-/// Why requests and connections are refused before a decision; series that exist from the start.
-const REFUSE_REASONS: [&str; 4] = ["connections_max", "malformed", "head_too_large", "body_too_large"];
+const RETRY_REASONS: [&str; 2] = ["unsent", "idempotent"];
 
 /// What a scrape needs to know beyond the counters.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Scrape<'a> {
     /// The present time on the instance's clock.
     pub now: Time,
@@ -55,6 +52,8 @@ pub struct Scrape<'a> {
     pub policy: PolicyId,
     /// Client connections open.
     pub connections: usize,
+    /// Connections open to a node.
+    pub node_connections: &'a dyn Fn(&Node) -> usize,
 }
 
 /// The metrics of one running instance. The data path calls it once or twice per request.
@@ -89,7 +88,7 @@ impl Default for Telemetry {
             codes: CodeCounters::new(|code| proxy_answers(&own, code)),
             retries: Words::new(&own, series::RETRIES, "reason", &RETRY_REASONS),
             rejected: Words::new(&own, series::REJECTED, "reason", &Reason::ALL.map(Reason::word)),
-            refused: Words::new(&own, series::REFUSED, "reason", &REFUSE_REASONS),
+            refused: Words::new(&own, series::REFUSED, "reason", &[]),
             disconnect_seconds: own.histogram(series::DISCONNECT_SECONDS),
             connections: own.gauge(series::CONNECTIONS),
             policies: REGISTRY
@@ -135,6 +134,16 @@ impl Telemetry {
     /// A request or connection was refused before it came to a decision; `reason` is from a known set of words.
     pub fn refused(&self, reason: &'static str) {
         self.refused.count(&self.registry, reason);
+    }
+
+    /// The words that [`refused`](Telemetry::refused) will be called with: their series exist from now on.
+    pub fn expect_refusals(&self, reasons: impl IntoIterator<Item = &'static str>) {
+        self.refused.expect(&self.registry, reasons);
+    }
+
+    /// Whether anybody reads the access log.
+    pub fn logs_access(&self) -> bool {
+        AccessRecord::enabled()
     }
 
     /// A client that left was noticed, and its node's connection closed `after` the client's.
@@ -184,7 +193,7 @@ impl Telemetry {
             parts.push(format!("# TYPE {0} counter\n{0} {cpu_s}\n", series::CPU_SECONDS));
         }
         let nodes = scrape.fleet.nodes();
-        parts.extend(nodes.iter().map(|node| self.nodes.of(node, |meters| meters.render(node, scrape.now))));
+        parts.extend(nodes.iter().map(|node| self.nodes.of(node, |meters| meters.render(node, scrape))));
         series::merge(&parts)
     }
 }

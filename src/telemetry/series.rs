@@ -16,6 +16,7 @@ pub(super) const REQUEST_SECONDS: &str = "bellwether_request_seconds";
 pub(super) const TTFB_SECONDS: &str = "bellwether_ttfb_seconds";
 pub(super) const IN_FLIGHT: &str = "bellwether_in_flight";
 pub(super) const WAITING: &str = "bellwether_waiting";
+pub(super) const NODE_CONNECTIONS: &str = "bellwether_node_connections";
 pub(super) const NODE_UP: &str = "bellwether_node_up";
 pub(super) const NODE_STATE: &str = "bellwether_node_state";
 pub(super) const NODE_WEIGHT: &str = "bellwether_node_weight";
@@ -47,6 +48,7 @@ pub(super) const HELP: &[(&str, &str)] = &[
     (TTFB_SECONDS, "Time from the start of a completed attempt to the first byte of the response body."),
     (IN_FLIGHT, "Attempts in flight."),
     (WAITING, "Attempts in flight that have no first byte yet."),
+    (NODE_CONNECTIONS, "Connections open to the node, busy and idle."),
     (NODE_UP, "Whether checks and connect errors think that the node lives."),
     (NODE_STATE, "1 for the state that the node is in, 0 for the others."),
     (NODE_WEIGHT, "The node's weight as set by the operator."),

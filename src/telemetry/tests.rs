@@ -12,7 +12,7 @@ fn fleet(names: &[&str]) -> Fleet {
 }
 
 fn text(telemetry: &Telemetry, fleet: &Fleet) -> String {
-    telemetry.render(&Scrape { now: Time::ZERO, fleet, policy: PolicyId(0), connections: 3 })
+    telemetry.render(&Scrape { now: Time::ZERO, fleet, policy: PolicyId(0), connections: 3, node_connections: &|_| 5 })
 }
 
 fn value(text: &str, series: &str) -> Option<f64> {
@@ -22,6 +22,7 @@ fn value(text: &str, series: &str) -> Option<f64> {
 #[test]
 fn every_family_has_help_and_every_help_a_family() {
     let telemetry = Telemetry::default();
+    telemetry.expect_refusals(["too_early"]);
     let text = text(&telemetry, &fleet(&["a"]));
     for (name, help) in series::HELP {
         let linux_only = name.starts_with("process_") && !cfg!(target_os = "linux");
@@ -42,7 +43,7 @@ fn series_exist_with_zero_before_the_first_request() {
         "bellwether_request_seconds_count{node=\"a\"}",
         "bellwether_ttfb_seconds_bucket{node=\"a\",le=\"600\"}",
         "bellwether_disconnect_propagation_seconds_count",
-        "bellwether_retries_total{reason=\"connect\"}",
+        "bellwether_retries_total{reason=\"unsent\"}",
         "bellwether_rejected_total{reason=\"no_healthy_node\"}",
         "bellwether_in_flight{node=\"a\"}",
         "bellwether_config_reloads_total{result=\"failure\"}",
@@ -50,6 +51,7 @@ fn series_exist_with_zero_before_the_first_request() {
         assert_eq!(value(&text, series), Some(0.0), "{series}\n{text}");
     }
     assert_eq!(value(&text, "bellwether_connections"), Some(3.0));
+    assert_eq!(value(&text, "bellwether_node_connections{node=\"a\"}"), Some(5.0));
     assert_eq!(value(&text, "bellwether_node_state{node=\"a\",state=\"up\"}"), Some(1.0));
     assert_eq!(value(&text, "bellwether_policy_active{policy=\"round-robin\"}"), Some(1.0));
     assert_eq!(value(&text, "bellwether_policy_active{policy=\"least-connections\"}"), Some(0.0));
