@@ -5,6 +5,7 @@
 //! exactly once, whatever happens in between. Everything that wants to know of attempts (metrics, policies that learn,
 //! the sample store) hears of them here as an [`Observer`], not in the data path.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,6 @@ use arc_swap::ArcSwap;
 
 use crate::clock::{Clock, Time};
 use crate::fleet::{Before, Change, Fleet, FleetError, Node, State, Thresholds};
-use crate::learn::Learned;
 use crate::node::NodeId;
 use crate::outcome::{Censor, Outcome, Sample};
 use crate::policy::{Candidate, Context, Policy, PolicyId, draw};
@@ -74,8 +74,6 @@ pub struct Decision {
     pub before: Before,
     /// Predicted response time in seconds; NaN where nothing predicts.
     pub predicted_s: f64,
-    /// Version of the predictor that said so; 0 for none.
-    pub predictor_version: u32,
 }
 
 /// Why there is no node for a request.
@@ -137,13 +135,13 @@ struct ActivePolicy {
 /// The coordinator. One per process; every method may be called from any thread.
 pub struct Balancer {
     fleet: ArcSwap<Fleet>,
-    learned: Arc<Learned>,
     policy: ArcSwap<ActivePolicy>,
     thresholds: ArcSwap<Thresholds>,
     observers: Vec<Arc<dyn Observer>>,
     clock: Clock,
     /// Serializes changes of fleet and policy; decisions never take it.
     changing: Mutex<()>,
+    predictor_version: AtomicU32,
 }
 
 impl std::fmt::Debug for Balancer {
@@ -155,8 +153,7 @@ impl std::fmt::Debug for Balancer {
 impl Balancer {
     /// A balancer over `fleet` that starts with `policy`.
     pub fn new(fleet: Fleet, policy: PolicyId, clock: Clock, observers: Vec<Arc<dyn Observer>>) -> Balancer {
-        let learned = Arc::default();
-        Balancer::assemble(fleet, policy, policy.make_with(&learned), learned, clock, observers)
+        Balancer::with_policy(fleet, policy, policy.make(), clock, observers)
     }
 
     /// A balancer that starts with an instance of a policy made elsewhere: one that is not in the registry
@@ -168,25 +165,14 @@ impl Balancer {
         clock: Clock,
         observers: Vec<Arc<dyn Observer>>,
     ) -> Balancer {
-        Balancer::assemble(fleet, id, policy, Arc::default(), clock, observers)
-    }
-
-    fn assemble(
-        fleet: Fleet,
-        id: PolicyId,
-        policy: Arc<dyn Policy>,
-        learned: Arc<Learned>,
-        clock: Clock,
-        observers: Vec<Arc<dyn Observer>>,
-    ) -> Balancer {
         Balancer {
             fleet: ArcSwap::from_pointee(fleet),
-            learned,
             policy: ArcSwap::from_pointee(ActivePolicy { id, policy }),
             thresholds: ArcSwap::from_pointee(Thresholds::default()),
             observers,
             clock,
             changing: Mutex::new(()),
+            predictor_version: AtomicU32::new(0),
         }
     }
 
@@ -198,11 +184,6 @@ impl Balancer {
     /// The clock that drops are timed with.
     pub fn clock(&self) -> &Clock {
         &self.clock
-    }
-
-    /// What is learned: where a learner publishes and learned policies read, whichever policy is active.
-    pub fn learned(&self) -> &Arc<Learned> {
-        &self.learned
     }
 
     /// The active policy.
@@ -217,7 +198,7 @@ impl Balancer {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.policy();
         if before != id {
-            self.policy.store(Arc::new(ActivePolicy { id, policy: id.make_with(&self.learned) }));
+            self.policy.store(Arc::new(ActivePolicy { id, policy: id.make() }));
         }
         before
     }
@@ -283,7 +264,6 @@ impl Balancer {
             let Some(before) = node.live.ledger.try_start(now, node.spec.limit(), shape.prompt_tokens) else {
                 continue;
             };
-            let expected = active.policy.chosen(&context, chosen);
             for observer in &self.observers {
                 observer.started(node, active.id);
             }
@@ -293,8 +273,7 @@ impl Balancer {
                 policy: active.id,
                 candidates: candidates.len() as u32,
                 before,
-                predicted_s: expected.seconds,
-                predictor_version: expected.version,
+                predicted_s: f64::NAN,
             };
             return Verdict::Go(Ticket::new(Arc::clone(self), decision, now, shape));
         }
@@ -368,7 +347,7 @@ impl Ticket {
             waiting_prompt_tokens: decision.before.waiting_prompt_tokens,
             propensity: decision.propensity,
             policy: decision.policy.0,
-            predictor_version: decision.predictor_version,
+            predictor_version: balancer.predictor_version.load(Ordering::Relaxed),
             predicted_s: decision.predicted_s,
             started: now,
             ttfb: None,

@@ -54,6 +54,33 @@ impl NodeSpec {
         NodeSpec { name: name.into(), ..self }
     }
 
+    /// What follows `http://`: host, port and base path.
+    fn address(&self) -> &str {
+        self.url.split_once("://").map_or(self.url.as_str(), |(_, rest)| rest)
+    }
+
+    /// `host:port` as in the URL, for a `Host` field.
+    pub fn authority(&self) -> &str {
+        let address = self.address();
+        address.find('/').map_or(address, |at| &address[..at])
+    }
+
+    /// Host (an IPv6 address without its brackets) and port (80 unless given), for connecting.
+    pub fn host_port(&self) -> (&str, u16) {
+        let authority = self.authority();
+        let bare = |host| str::trim_end_matches(str::trim_start_matches(host, '['), ']');
+        match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (bare(host), port.parse().unwrap_or(80)),
+            _ => (bare(authority), 80),
+        }
+    }
+
+    /// The path that every request's path is appended to; empty for most nodes.
+    pub fn base_path(&self) -> &str {
+        let address = self.address();
+        address.find('/').map_or("", |at| address[at..].trim_end_matches('/'))
+    }
+
     /// The effective limit of attempts in flight.
     pub fn limit(&self) -> u32 {
         self.max_in_flight.map_or(IN_FLIGHT_MAX, |limit| limit.min(IN_FLIGHT_MAX))
@@ -98,5 +125,29 @@ mod tests {
         hashes.sort_unstable();
         hashes.dedup();
         assert_eq!(hashes.len(), 10_000);
+    }
+
+    #[test]
+    fn the_parts_of_a_url_are_found() {
+        let parts = |url: &str| {
+            let spec = NodeSpec::new(url);
+            let (host, port) = spec.host_port();
+            (host.to_owned(), port, spec.authority().to_owned(), spec.base_path().to_owned())
+        };
+        let expect = |host: &str, port, authority: &str, base: &str| {
+            (host.to_owned(), port, authority.to_owned(), base.to_owned())
+        };
+        assert_eq!(parts("http://10.0.0.1:8000"), expect("10.0.0.1", 8000, "10.0.0.1:8000", ""));
+        assert_eq!(parts("http://gpu.example/llm/"), expect("gpu.example", 80, "gpu.example", "/llm"));
+        assert_eq!(parts("http://[::1]:9/a/b"), expect("::1", 9, "[::1]:9", "/a/b"));
+        assert_eq!(parts("http://[::1]"), expect("::1", 80, "[::1]", ""));
+    }
+
+    #[test]
+    fn a_node_serves_what_it_lists_or_everything() {
+        let all = NodeSpec::new("http://a");
+        assert!(all.serves(Some("llama")) && all.serves(None));
+        let one = NodeSpec { models: vec!["llama".into()], ..all };
+        assert!(one.serves(Some("llama")) && one.serves(None) && !one.serves(Some("qwen")));
     }
 }

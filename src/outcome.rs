@@ -70,9 +70,10 @@ impl Outcome {
         }
     }
 
-    /// Whether its times may become labels of a regression: only complete answers below 400.
+    /// Whether its times may become labels of a regression: only complete answers from 200 to 399. A tunnel (101)
+    /// lasts as long as its ends like, which says nothing about the node.
     pub fn is_latency_label(&self) -> bool {
-        matches!(self, Outcome::Completed { status } if *status < 400)
+        matches!(self, Outcome::Completed { status: 200..400 })
     }
 
     /// Whether it is evidence against the node.
@@ -163,6 +164,7 @@ mod tests {
     #[test]
     fn only_good_complete_answers_are_latency_labels() {
         assert!(Outcome::of_status(200, None).is_latency_label());
+        assert!(!Outcome::of_status(101, None).is_latency_label());
         assert!(!Outcome::of_status(404, None).is_latency_label());
         assert!(!Outcome::of_status(500, None).is_latency_label());
         assert!(!Outcome::of_status(429, None).is_latency_label());

@@ -1,4 +1,25 @@
-//! The data path: from a client's bytes to a node's and back.
+//! The data path: client connections in, attempts on nodes out.
+//!
+//! A request's life as function names: [`connection::serve`] reads it behind the framing guard, [`forward::handle`]
+//! takes it in ([`intake::take_in`]), decides, makes attempts ([`upstream::Upstream::exchange`]), and the
+//! [`relay::Relay`] carries the response to the client and ends the attempt. [`reply::ProxyError`] is every answer that
+//! no node gave.
 
+mod connection;
+mod forward;
 pub mod framing;
+mod headers;
 pub mod inspect;
+mod intake;
+mod models;
+mod relay;
+mod reply;
+mod server;
+mod story;
+mod tunnel;
+mod upload;
+mod upstream;
+mod worker;
+
+pub use server::Proxy;
+pub use upstream::OpenConnections;

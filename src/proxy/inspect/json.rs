@@ -14,7 +14,7 @@ use memchr::{memchr, memchr2, memchr3};
 pub(super) const DEPTH_MAX: u32 = 128;
 
 /// The longest key that is told apart; longer ones are none of ours.
-pub(super) const KEY_BYTES_MAX: usize = 32;
+const KEY_BYTES_MAX: usize = 32;
 
 /// Why reading ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,17 +45,13 @@ impl<'a> Text<'a> {
     pub(super) fn whole(self) -> Read<Text<'a>> {
         if self.closed { Ok(self) } else { Err(Stop::End) }
     }
-
-    /// The text for comparing with known keys: unescaped, empty if it cannot be one of them.
-    pub(super) fn key<'b>(&self, space: &'b mut [u8; KEY_BYTES_MAX]) -> &'b [u8]
-    where
-        'a: 'b,
-    {
-        if self.escaped { unescape_key(self.raw, space).unwrap_or_default() } else { self.raw }
-    }
 }
 
-/// Keys are lower-case letters and underscores, which JSON can only escape as `\u00XX`.
+fn unescaped_key<'b>(text: Text<'b>, space: &'b mut [u8; KEY_BYTES_MAX]) -> &'b [u8] {
+    if text.escaped { unescape_key(text.raw, space).unwrap_or_default() } else { text.raw }
+}
+
+/// Known keys are letters and underscores, which JSON can only escape as `\u00XX`.
 #[cold]
 fn unescape_key<'b>(raw: &[u8], space: &'b mut [u8; KEY_BYTES_MAX]) -> Option<&'b [u8]> {
     let mut rest = raw;
@@ -83,36 +79,55 @@ fn hex4(digits: &[u8]) -> Option<u32> {
 
 /// Length of the escape that `bytes` begins with, and the UTF-8 length of what it stands for.
 fn escape(bytes: &[u8]) -> (usize, usize) {
-    match bytes.get(1) {
-        None => (1, 0),
-        Some(b'u') => match hex4(bytes.get(2..).unwrap_or_default()) {
-            None => (2, 1),
-            Some(0..0x80) => (6, 1),
-            Some(0x80..0x800) => (6, 2),
-            // Half of a pair, which together stands for four bytes.
-            Some(0xd800..0xe000) => (6, 2),
-            Some(_) => (6, 3),
+    match bytes {
+        [_] | [] => (1, 0),
+        // Python escapes all that is not ASCII, so that whole prompts can consist of these.
+        [_, b'u', digits @ ..] => match digits.first_chunk::<4>() {
+            Some(digits) if digits.iter().all(u8::is_ascii_hexdigit) => (6, utf8_len(*digits)),
+            _ => (2, 1),
         },
-        Some(_) => (2, 1),
+        _ => (2, 1),
     }
 }
 
-/// The next quote or backslash.
+/// UTF-8 length of the UTF-16 unit with these hexadecimal digits.
+fn utf8_len(digits: [u8; 4]) -> usize {
+    // Makes letters lower-case and leaves digits as they are.
+    match digits.map(|digit| digit | 0x20) {
+        [b'0', b'0', b'0'..=b'7', _] => 1,
+        [b'0', b'0'..=b'7', _, _] => 2,
+        // Half of a pair, which together stands for four bytes.
+        [b'd', b'8'..=b'9' | b'a'..=b'f', _, _] => 2,
+        _ => 3,
+    }
+}
+
+/// Marks in the top bit of its byte the first quote or backslash among eight bytes; 0 if there is none.
 ///
-/// Names and the stretches between two escapes are shorter than the set-up of a vector search pays for, so the first
-/// words are searched eight bytes at a time: exclusive-or makes the byte looked for zero, and `(x - 0x01..) & !x &
-/// 0x80..` has the top bit of the first zero byte set (Mycroft's test, exact for the lowest such byte).
-fn quote_or_backslash(bytes: &[u8]) -> Option<usize> {
-    const WORDS_NEAR: usize = 4;
+/// Exclusive-or makes the byte looked for zero, and `(x - 0x01..) & !x & 0x80..` has the top bit of the first zero byte
+/// set (Mycroft's test, exact for the lowest such byte).
+fn quotes_and_backslashes(word: [u8; 8]) -> u64 {
     const LOW: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
     let zero_bytes = |x: u64| x.wrapping_sub(LOW) & !x & HIGH;
+    let word = u64::from_le_bytes(word);
+    zero_bytes(word ^ (LOW * u64::from(b'"'))) | zero_bytes(word ^ (LOW * u64::from(b'\\')))
+}
+
+/// Which byte has the first mark; 8 for none.
+fn position(marks: u64) -> usize {
+    marks.trailing_zeros() as usize / 8
+}
+
+/// The next quote or backslash. The stretches between two escapes are often shorter than the set-up of a vector search
+/// pays for, so the first words are searched one by one.
+fn quote_or_backslash(bytes: &[u8]) -> Option<usize> {
+    const WORDS_NEAR: usize = 4;
     let (words, rest) = bytes.as_chunks::<8>();
     for (i, word) in words.iter().take(WORDS_NEAR).enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let found = zero_bytes(word ^ (LOW * u64::from(b'"'))) | zero_bytes(word ^ (LOW * u64::from(b'\\')));
+        let found = quotes_and_backslashes(*word);
         if found != 0 {
-            return Some(8 * i + found.trailing_zeros() as usize / 8);
+            return Some(8 * i + position(found));
         }
     }
     let near = 8 * WORDS_NEAR;
@@ -162,6 +177,14 @@ impl<'a> Cursor<'a> {
 
     /// The next byte that is not white space, not yet consumed.
     pub(super) fn peek(&mut self) -> Read<u8> {
+        match self.bytes.get(self.at) {
+            Some(byte) if *byte > b' ' => Ok(*byte),
+            _ => self.peek_beyond_space(),
+        }
+    }
+
+    #[inline(never)]
+    fn peek_beyond_space(&mut self) -> Read<u8> {
         while let Some(byte) = self.bytes.get(self.at) {
             match byte {
                 b' ' | b'\n' | b'\r' | b'\t' => self.at += 1,
@@ -180,6 +203,22 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
+    /// The string that begins here if it is short and plain, consumed then. Nearly all names are; others are left to
+    /// [`Cursor::text`].
+    fn short_text(&mut self) -> Option<&'a [u8]> {
+        let text = self.bytes.get(self.at..)?.strip_prefix(b"\"")?;
+        let (first, rest) = text.split_first_chunk::<8>()?;
+        let end = match quotes_and_backslashes(*first) {
+            0 => 8 + position(quotes_and_backslashes(*rest.first_chunk::<8>()?)),
+            found => position(found),
+        };
+        if *text.get(end)? != b'"' {
+            return None;
+        }
+        self.at += end + 2;
+        text.get(..end)
+    }
+
     /// The string that begins here, possibly cut off.
     pub(super) fn text(&mut self) -> Read<Text<'a>> {
         self.expect(b'"')?;
@@ -187,7 +226,9 @@ impl<'a> Cursor<'a> {
         let (mut saved, mut escaped) = (0, false);
         loop {
             let rest = &self.bytes[self.at..];
-            let Some(i) = quote_or_backslash(rest) else {
+            // Escapes come in rows where a whole script is escaped.
+            let found = if rest.first() == Some(&b'\\') { Some(0) } else { quote_or_backslash(rest) };
+            let Some(i) = found else {
                 self.at = self.bytes.len();
                 let raw = &self.bytes[start..];
                 return Ok(Text { raw, len: raw.len() - saved, escaped, closed: false });
@@ -247,9 +288,16 @@ impl<'a> Cursor<'a> {
     /// Passes over one value.
     pub(super) fn skip(&mut self) -> Read<()> {
         match self.peek()? {
-            b'"' => self.text()?.whole().map(drop),
+            b'"' => self.skip_text(),
             b'{' | b'[' => self.skip_nested(),
             _ => self.scalar().map(drop),
+        }
+    }
+
+    fn skip_text(&mut self) -> Read<()> {
+        match self.short_text() {
+            Some(_) => Ok(()),
+            None => self.text()?.whole().map(drop),
         }
     }
 
@@ -258,7 +306,7 @@ impl<'a> Cursor<'a> {
         let (mut open, mut depth) = (0u128, 0);
         loop {
             match self.peek()? {
-                b'"' => drop(self.text()?.whole()?),
+                b'"' => self.skip_text()?,
                 byte @ (b'{' | b'[') => {
                     if let Some(flat) = self.flat_array() {
                         if !flat.closed {
@@ -300,6 +348,9 @@ impl<'a> Cursor<'a> {
     pub(super) fn flat_array(&mut self) -> Option<Flat<'a>> {
         let rest = &self.bytes[self.at..];
         let rest = rest.strip_prefix(b"[")?;
+        if matches!(rest.first(), Some(b'"' | b'[' | b'{')) {
+            return None;
+        }
         let reach = memchr3(b'"', b'[', b'{', rest);
         let near = &rest[..reach.unwrap_or(rest.len())];
         match (memchr(b']', near), reach) {
@@ -316,14 +367,21 @@ impl<'a> Cursor<'a> {
     }
 
     /// Calls `each` for every key of the object that begins here; it must consume the value.
-    pub(super) fn object(&mut self, mut each: impl FnMut(&mut Self, Text<'a>) -> Read<()>) -> Read<()> {
+    ///
+    /// Keys come unescaped; one that cannot be known because of its escapes comes empty.
+    pub(super) fn object(&mut self, mut each: impl FnMut(&mut Self, &[u8]) -> Read<()>) -> Read<()> {
         self.expect(b'{')?;
         if self.peek()? == b'}' {
             self.at += 1;
             return Ok(());
         }
         loop {
-            let key = self.text()?.whole()?;
+            let mut space = [0; KEY_BYTES_MAX];
+            self.peek()?;
+            let key = match self.short_text() {
+                Some(key) => key,
+                None => unescaped_key(self.text()?.whole()?, &mut space),
+            };
             self.expect(b':')?;
             each(self, key)?;
             match self.peek()? {
@@ -419,8 +477,20 @@ mod tests {
 
     #[test]
     fn keys_are_recognised_even_if_escaped() {
-        let mut space = [0; KEY_BYTES_MAX];
-        let mut key = |json: &str| Cursor::new(json.as_bytes()).text().unwrap().key(&mut space).to_vec();
+        let key = |json: &str| {
+            let object = format!("{{{json}:1}}");
+            let mut seen = Vec::new();
+            let read = Cursor::new(object.as_bytes()).object(|cursor, key| {
+                seen.extend_from_slice(key);
+                cursor.skip()
+            });
+            assert_eq!(read, Ok(()), "{json}");
+            seen
+        };
+        assert_eq!(key(r#""a""#), b"a");
+        assert_eq!(key(r#""""#), b"");
+        assert_eq!(key(r#""sixteen_letters_""#), b"sixteen_letters_");
+        assert_eq!(key(r#""more_than_sixteen_letters""#), b"more_than_sixteen_letters");
         assert_eq!(key(r#""model""#), b"model");
         assert_eq!(key(r#""\u006dodel""#), b"model");
         assert_eq!(key(r#""\u006D\u006f\u0064el""#), b"model");

@@ -9,7 +9,7 @@
 
 use memchr::{memchr_iter, memchr3};
 
-use super::json::{Cursor, KEY_BYTES_MAX, Read, Stop, whole_number};
+use super::json::{Cursor, Read, Stop, whole_number};
 
 /// Wrappings followed; `input[].content[].content[].text` is the deepest that the known APIs have. What is wrapped
 /// deeper is passed over.
@@ -85,8 +85,7 @@ fn count_numbers(inner: &[u8], size: &mut Size) {
 
 /// A message, a part of one, or an item of the responses API.
 fn measure_object(cursor: &mut Cursor<'_>, wrapped: u32, size: &mut Size) -> Read<()> {
-    let mut space = [0; KEY_BYTES_MAX];
-    cursor.object(|cursor, key| match key.key(&mut space) {
+    cursor.object(|cursor, key| match key {
         b"content" | b"text" | b"output" | b"thinking" | b"reasoning_content" | b"tool_calls" | b"function" => {
             measure_wrapped(cursor, wrapped, size)
         }
@@ -131,10 +130,9 @@ pub(super) fn measure_inputs(cursor: &mut Cursor<'_>, size: &mut Size) -> Read<(
 
 /// One tensor. Its keys come in any order, so that what its data are is known only at its end.
 fn measure_tensor(cursor: &mut Cursor<'_>, size: &mut Size) -> Read<()> {
-    let mut space = [0; KEY_BYTES_MAX];
     let mut data = Size::default();
     let (mut token_ids, mut bytes_type, mut shape) = (false, false, None);
-    let read = cursor.object(|cursor, key| match key.key(&mut space) {
+    let read = cursor.object(|cursor, key| match key {
         b"data" => measure(cursor, &mut data),
         b"name" if cursor.peek()? == b'"' => {
             token_ids = cursor.text()?.whole()?.raw == b"input_ids";

@@ -12,7 +12,7 @@
 use std::borrow::Cow;
 
 use super::api::Api;
-use super::json::{Cursor, KEY_BYTES_MAX, Read, Stop, Text};
+use super::json::{Cursor, Read, Stop, Text};
 use super::prompt::{Size, measure, measure_inputs, measure_json};
 
 /// Longest model name kept, in bytes; longer ones are cut. Names come from clients and end up in tables.
@@ -140,8 +140,7 @@ struct Seen<'a> {
 
 impl<'a> Seen<'a> {
     fn read(&mut self, cursor: &mut Cursor<'a>) -> Read<()> {
-        let mut space = [0; KEY_BYTES_MAX];
-        cursor.object(|cursor, key| match key.key(&mut space) {
+        cursor.object(|cursor, key| match key {
             b"model" => self.model(cursor),
             b"stream" => {
                 self.stream = cursor.boolean()?;
@@ -196,8 +195,7 @@ impl<'a> Seen<'a> {
         if cursor.peek()? != b'{' {
             return cursor.skip();
         }
-        let mut space = [0; KEY_BYTES_MAX];
-        cursor.object(|cursor, key| match key.key(&mut space) {
+        cursor.object(|cursor, key| match key {
             b"include_usage" => {
                 self.include_usage = cursor.boolean()?.unwrap_or(false);
                 Ok(())
@@ -211,8 +209,7 @@ impl<'a> Seen<'a> {
         if cursor.peek()? != b'{' {
             return cursor.skip();
         }
-        let mut space = [0; KEY_BYTES_MAX];
-        cursor.object(|cursor, key| match key.key(&mut space) {
+        cursor.object(|cursor, key| match key {
             b"max_tokens" | b"max_new_tokens" | b"max_output_tokens" | b"num_predict" => {
                 self.limit(Limit::Nested, cursor)
             }

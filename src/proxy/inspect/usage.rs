@@ -8,7 +8,7 @@
 
 use memchr::memmem;
 
-use super::json::{Cursor, KEY_BYTES_MAX, Read};
+use super::json::{Cursor, Read};
 
 /// Token counts as the node told them; `None` for what it did not tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,10 +84,9 @@ fn last_number(piece: &[u8], names: &[&[u8]]) -> Option<u32> {
 fn counts(value: &[u8]) -> Usage {
     let mut usage = Usage::default();
     let (mut read_from_cache, mut written_to_cache) = (None, None);
-    let mut space = [0; KEY_BYTES_MAX];
     // Whatever ends the reading, what was found before it stands.
     let _end = Cursor::new(value).object(|cursor, key| {
-        match key.key(&mut space) {
+        match key {
             b"prompt_tokens" | b"input_tokens" => usage.prompt_tokens = cursor.number()?.or(usage.prompt_tokens),
             b"completion_tokens" | b"output_tokens" => usage.output_tokens = cursor.number()?.or(usage.output_tokens),
             b"cached_tokens" => usage.cached_tokens = cursor.number()?.or(usage.cached_tokens),
@@ -111,9 +110,8 @@ fn cached(cursor: &mut Cursor<'_>) -> Read<Option<u32>> {
     if cursor.peek()? != b'{' {
         return cursor.skip().map(|()| None);
     }
-    let mut space = [0; KEY_BYTES_MAX];
     let mut cached = None;
-    cursor.object(|cursor, key| match key.key(&mut space) {
+    cursor.object(|cursor, key| match key {
         b"cached_tokens" => {
             cached = cursor.number()?;
             Ok(())

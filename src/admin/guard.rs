@@ -1,0 +1,279 @@
+//! Who may do what: tokens, roles, and browsers kept out.
+//!
+//! Every request passes here before any route is looked up, so that a new route is protected without anybody thinking
+//! of it, and an unknown path tells nothing to strangers. Reading asks for a `read` token, anything else for
+//! `operate`. Without tokens there is no authentication, which is allowed on loopback only; and there the danger is
+//! the operator's own browser, so the `Host` must be one that no attacker can point at us (DNS rebinding) and a
+//! changing request must not come from another site (`Origin`). There are no sessions, cookies or CORS.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use secrecy::ExposeSecret;
+use subtle::ConstantTimeEq;
+
+use super::problem::Problem;
+use crate::app::App;
+use crate::config::{Admin, Role};
+
+const CHALLENGE: &str = "Bearer realm=\"bellwether\"";
+const INVALID: &str = "Bearer realm=\"bellwether\", error=\"invalid_token\"";
+const SCOPE: &str = "Bearer realm=\"bellwether\", error=\"insufficient_scope\"";
+
+/// The client's address; the accept loop puts it into each request.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
+/// Who asks, for the audit log.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    /// Index of the token in the configuration; `None` where nobody needs one.
+    token: Option<usize>,
+    peer: Option<SocketAddr>,
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.token {
+            Some(index) => write!(f, "admin.token[{index}]")?,
+            None => f.write_str("anybody on loopback")?,
+        }
+        match self.peer {
+            Some(peer) => write!(f, " from {peer}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The middleware.
+pub(super) async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let settings = app.settings.load_full();
+    match admit(&settings.admin, &request) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(problem) => {
+            let peer = request.extensions().get::<Peer>().map(|peer| tracing::field::display(peer.0));
+            tracing::debug!(peer, status = problem.status(), "admin request refused");
+            problem.into_response()
+        }
+    }
+}
+
+fn admit(admin: &Admin, request: &Request) -> Result<Caller, Problem> {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    let path = request.uri().path();
+    if matches!(path, "/livez" | "/readyz") {
+        return Ok(Caller { token: None, peer });
+    }
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let host = check_host(admin, request)?;
+    if !reads {
+        check_origin(request.headers(), host)?;
+    }
+    if path == "/metrics" && admin.metrics_public && reads {
+        return Ok(Caller { token: None, peer });
+    }
+    if admin.tokens.is_empty() && admin.listen.ip().is_loopback() {
+        return Ok(Caller { token: None, peer });
+    }
+    let needed = if reads { Role::Read } else { Role::Operate };
+    let token = authenticate(admin, request.headers(), needed)?;
+    Ok(Caller { token: Some(token), peer })
+}
+
+/// The index of the token that the request carries, if that allows `needed`.
+fn authenticate(admin: &Admin, headers: &HeaderMap, needed: Role) -> Result<usize, Problem> {
+    let Some(given) = headers.get(header::AUTHORIZATION) else {
+        let detail = "this needs a bearer token: Authorization: Bearer TOKEN";
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, detail).challenge(CHALLENGE));
+    };
+    let bearer = given.as_bytes().split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
+    // All tokens are compared in full whichever matches. That the lengths differ may show; what is in them may not.
+    let mut found = None;
+    if let Some((_, secret)) = bearer {
+        for (index, token) in admin.tokens.iter().enumerate() {
+            if bool::from(token.secret.expose_secret().as_bytes().ct_eq(secret)) {
+                found = Some((index, token.role));
+            }
+        }
+    }
+    match found {
+        Some((index, role)) if role >= needed => Ok(index),
+        Some(_) => {
+            let detail = "this token may read; changes need one with role = \"operate\"";
+            Err(Problem::new(StatusCode::FORBIDDEN, detail).challenge(SCOPE))
+        }
+        None => {
+            Err(Problem::new(StatusCode::UNAUTHORIZED, "this is not a token that is known here").challenge(INVALID))
+        }
+    }
+}
+
+/// The authority that the client thinks it talks to, if it is one that only we can be.
+fn check_host<'a>(admin: &Admin, request: &'a Request) -> Result<&'a str, Problem> {
+    let refuse = |detail: String| Problem::new(StatusCode::MISDIRECTED_REQUEST, detail);
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let host = match (hosts.next().map(|host| host.to_str()), hosts.next()) {
+        (Some(Ok(host)), None) => host,
+        _ => return Err(Problem::new(StatusCode::BAD_REQUEST, "exactly one Host header is needed")),
+    };
+    let target = request.uri().authority().map_or(host, |authority| authority.as_str());
+    for authority in [host, target] {
+        if !is_own(admin, authority) {
+            return Err(refuse(format!(
+                "{authority:?} is not a name of this API: use localhost, an IP address, or a name from admin.hosts"
+            )));
+        }
+    }
+    Ok(host)
+}
+
+fn is_own(admin: &Admin, authority: &str) -> bool {
+    let literal = authority.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    if let Some((address, port)) = literal {
+        return address.parse::<Ipv6Addr>().is_ok() && (port.is_empty() || port.starts_with(':'));
+    }
+    let name = authority.split_once(':').map_or(authority, |(name, _)| name);
+    name.parse::<IpAddr>().is_ok()
+        || name.eq_ignore_ascii_case("localhost")
+        || admin.hosts.iter().any(|host| host.eq_ignore_ascii_case(name))
+}
+
+/// A browser names the site that a changing request comes from; other clients name none.
+fn check_origin(headers: &HeaderMap, host: &str) -> Result<(), Problem> {
+    let foreign = headers.get_all(header::ORIGIN).iter().any(|origin| {
+        let origin = origin.to_str().unwrap_or_default();
+        let site = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        !site.is_some_and(|site| site.eq_ignore_ascii_case(host))
+    });
+    if foreign {
+        let detail = "the Origin of this request is another site than its Host";
+        return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+    use crate::config::{Settings, Token};
+
+    fn admin(tokens: &[(&str, Role)]) -> Admin {
+        let tokens = tokens.iter().map(|(secret, role)| Token { secret: (*secret).into(), role: *role }).collect();
+        Admin { tokens, ..Settings::default().admin }
+    }
+
+    fn request(method: &str, path: &str, headers: &[(&str, &str)]) -> Request {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(Body::empty()).unwrap()
+    }
+
+    fn status(admin: &Admin, method: &str, path: &str, headers: &[(&str, &str)]) -> u16 {
+        let local = [("host", "localhost:8081")];
+        let all: Vec<_> = local.iter().chain(headers).copied().collect();
+        admit(admin, &request(method, path, &all)).map_or_else(|problem| problem.status(), |_| 200)
+    }
+
+    #[test]
+    fn roles_are_read_below_operate() {
+        let admin = admin(&[("r", Role::Read), ("o", Role::Operate)]);
+        let bearer = |token: &'static str| [("authorization", token)];
+        for (method, token, expected) in [
+            ("GET", "Bearer r", 200),
+            ("HEAD", "bearer r", 200),
+            ("GET", "Bearer o", 200),
+            ("PUT", "Bearer o", 200),
+            ("PUT", "Bearer r", 403),
+            ("DELETE", "Bearer r", 403),
+            ("GET", "Bearer x", 401),
+            ("GET", "Bearer ", 401),
+            ("GET", "Bearer", 401),
+            ("GET", "Basic r", 401),
+            ("GET", "r", 401),
+            ("GET", "Bearer r ", 401),
+        ] {
+            assert_eq!(status(&admin, method, "/api/v1/nodes", &bearer(token)), expected, "{method} {token}");
+        }
+        assert_eq!(status(&admin, "GET", "/api/v1/nodes", &[]), 401);
+        assert_eq!(status(&admin, "GET", "/no/such/path", &[]), 401);
+    }
+
+    #[test]
+    fn some_paths_need_no_token() {
+        let mut admin = admin(&[("r", Role::Read)]);
+        assert_eq!(status(&admin, "GET", "/livez", &[]), 200);
+        assert_eq!(status(&admin, "GET", "/readyz", &[]), 200);
+        assert_eq!(status(&admin, "GET", "/metrics", &[]), 401);
+        admin.metrics_public = true;
+        assert_eq!(status(&admin, "GET", "/metrics", &[]), 200);
+        assert_eq!(status(&admin, "POST", "/metrics", &[]), 401);
+        assert_eq!(status(&admin, "GET", "/metrics/", &[]), 401);
+    }
+
+    #[test]
+    fn without_tokens_only_loopback_is_open() {
+        let mut admin = admin(&[]);
+        assert_eq!(status(&admin, "PUT", "/api/v1/policy", &[]), 200);
+        admin.listen = "0.0.0.0:8081".parse().unwrap();
+        assert_eq!(status(&admin, "PUT", "/api/v1/policy", &[("authorization", "Bearer ")]), 401);
+        assert_eq!(status(&admin, "GET", "/api/v1/nodes", &[]), 401);
+    }
+
+    #[test]
+    fn only_names_that_an_attacker_cannot_own_are_answered() {
+        let mut admin = admin(&[]);
+        admin.hosts = vec!["gate.internal".to_owned()];
+        let host = |host| {
+            let request = request("GET", "/api/v1/nodes", &[("host", host)]);
+            admit(&admin, &request).map_or_else(|problem| problem.status(), |_| 200)
+        };
+        for own in ["localhost", "LOCALHOST:1", "127.0.0.1:8081", "10.1.2.3", "[::1]:8081", "gate.internal:8081"] {
+            assert_eq!(host(own), 200, "{own}");
+        }
+        for other in ["evil.example", "evil.example:8081", "localhost.evil.example", "[evil]", "", "127.0.0.1.evil:1"] {
+            assert_eq!(host(other), 421, "{other}");
+        }
+        let twice = request("GET", "/metrics", &[("host", "localhost"), ("host", "evil")]);
+        assert_eq!(admit(&admin, &twice).unwrap_err().status(), 400);
+        assert_eq!(admit(&admin, &request("GET", "/metrics", &[])).unwrap_err().status(), 400);
+        let absolute = request("GET", "http://evil.example/metrics", &[("host", "localhost")]);
+        assert_eq!(admit(&admin, &absolute).unwrap_err().status(), 421);
+    }
+
+    #[test]
+    fn a_page_of_another_site_cannot_change_anything() {
+        let admin = admin(&[]);
+        for (origin, expected) in [
+            ("http://localhost:8081", 200),
+            ("https://localhost:8081", 200),
+            ("http://localhost:3000", 403),
+            ("http://evil.example", 403),
+            ("null", 403),
+            ("localhost:8081", 403),
+        ] {
+            assert_eq!(status(&admin, "POST", "/api/v1/reload", &[("origin", origin)]), expected, "{origin}");
+        }
+        assert_eq!(status(&admin, "GET", "/api/v1/nodes", &[("origin", "http://evil.example")]), 200);
+    }
+
+    #[test]
+    fn the_audit_log_names_the_token_and_never_shows_it() {
+        let admin = admin(&[("other", Role::Read), ("hunter2", Role::Operate)]);
+        let headers = [("host", "localhost"), ("authorization", "Bearer hunter2")];
+        let mut request = request("PUT", "/api/v1/policy", &headers);
+        request.extensions_mut().insert(Peer("127.0.0.1:5".parse().unwrap()));
+        assert_eq!(admit(&admin, &request).unwrap().to_string(), "admin.token[1] from 127.0.0.1:5");
+    }
+}

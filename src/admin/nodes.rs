@@ -1,0 +1,356 @@
+//! Nodes: what they are doing, and adding, changing, draining, removing them while requests run.
+//!
+//! A removed node takes no new work and what runs on it goes on; a drained one stays in the fleet, is checked on, and
+//! can be resumed. A changed weight counts from the next decision. Names may contain anything, also slashes:
+//! percent-encode them in the path.
+
+use std::sync::Arc;
+
+use axum::extract::{Extension, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, http};
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+
+use super::guard::Caller;
+use super::problem::{Body, Name, Problem};
+use crate::app::App;
+use crate::fleet::{Fleet, FleetError, Node};
+use crate::node::{IN_FLIGHT_MAX, NodeSpec};
+use crate::telemetry;
+
+/// Quantiles over the last minute.
+#[derive(Debug, Serialize, ToSchema)]
+struct Quantiles {
+    /// Completed attempts in the last minute.
+    count: u64,
+    /// Median in seconds.
+    p50_s: f64,
+    /// 90th percentile in seconds.
+    p90_s: f64,
+    /// 99th percentile in seconds.
+    p99_s: f64,
+}
+
+/// Attempts since the node came, by how they ended.
+#[derive(Debug, Serialize, ToSchema)]
+struct Attempts {
+    /// The answer reached its end.
+    completed: u64,
+    /// The node said that it had no room.
+    full: u64,
+    /// The node did not do its job.
+    failed: u64,
+    /// Nobody can say how it would have ended: the client left.
+    censored: u64,
+}
+
+/// A node and what it is doing.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct NodeView {
+    /// Unique in the fleet.
+    #[schema(example = "10.0.0.1:8000")]
+    name: String,
+    /// Where requests are sent.
+    #[schema(example = "http://10.0.0.1:8000")]
+    url: String,
+    /// `up`, `down`, `draining` or `full`; only `up` gets new work.
+    state: &'static str,
+    /// Whether checks and connect errors think that it lives, also while it drains.
+    up: bool,
+    /// Whether an operator drained it.
+    draining: bool,
+    /// Relative capacity for the weighted policies.
+    weight: f64,
+    /// Attempts in flight.
+    in_flight: u32,
+    /// Of those, the ones without a first byte.
+    waiting: u32,
+    /// The limit that the operator set, if any.
+    max_in_flight: Option<u32>,
+    /// The limit in force.
+    limit: u32,
+    /// Models that it serves; empty means every model.
+    models: Vec<String>,
+    /// Attempts since it came, by how they ended.
+    attempts: Attempts,
+    /// Time to the first byte of attempts completed in the last minute; null if there were none.
+    ttfb: Option<Quantiles>,
+    /// Whole time of attempts completed in the last minute; null if there were none.
+    total: Option<Quantiles>,
+}
+
+impl From<telemetry::Quantiles> for Quantiles {
+    fn from(seen: telemetry::Quantiles) -> Quantiles {
+        let telemetry::Quantiles { count, p50_s, p90_s, p99_s } = seen;
+        Quantiles { count, p50_s, p90_s, p99_s }
+    }
+}
+
+fn view(app: &App, node: &Node) -> NodeView {
+    let now = app.clock.now();
+    let telemetry::Report { counts, ttfb, total } = app.telemetry.report(node, now);
+    let telemetry::Counts { completed, full, failed, censored } = counts;
+    NodeView {
+        name: node.spec.name.clone(),
+        url: node.spec.url.clone(),
+        state: node.live.health.state(now).word(),
+        up: node.live.health.is_up(),
+        draining: node.live.health.is_draining(),
+        weight: node.spec.weight,
+        in_flight: node.live.ledger.in_flight(),
+        waiting: node.live.ledger.waiting(),
+        max_in_flight: node.spec.max_in_flight,
+        limit: node.spec.limit(),
+        models: node.spec.models.clone(),
+        attempts: Attempts { completed, full, failed, censored },
+        ttfb: ttfb.map(Into::into),
+        total: total.map(Into::into),
+    }
+}
+
+/// The fleet.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct NodeList {
+    /// In the order in which they were added.
+    nodes: Vec<NodeView>,
+}
+
+/// A node to add.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewNode {
+    /// `http://host:port` with an optional base path.
+    #[schema(example = "http://10.0.0.3:8000")]
+    url: String,
+    /// Unique; the URL without its scheme unless given.
+    name: Option<String>,
+    /// Greater than 0 and at most 1000; 1 unless given.
+    weight: Option<f64>,
+    /// From 1 to 60000; no limit of its own unless given.
+    max_in_flight: Option<u32>,
+    /// Models that it serves; every model unless given.
+    #[serde(default)]
+    models: Vec<String>,
+}
+
+/// What to change of a node; what is absent stays.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NodePatch {
+    /// Greater than 0 and at most 1000.
+    weight: Option<f64>,
+    /// From 1 to 60000; null takes the limit away.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u32>)]
+    max_in_flight: Option<Option<u32>>,
+}
+
+/// Tells a field that is null from one that is absent.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u32>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+/// All nodes and what they are doing.
+#[utoipa::path(get, path = "/api/v1/nodes", tag = "nodes", responses(
+    (status = 200, description = "The fleet", body = NodeList)))]
+pub(super) async fn list(State(app): State<Arc<App>>) -> Json<NodeList> {
+    Json(NodeList { nodes: app.balancer.fleet().nodes().iter().map(|node| view(&app, node)).collect() })
+}
+
+/// One node.
+#[utoipa::path(get, path = "/api/v1/nodes/{name}", tag = "nodes",
+    params(("name" = String, Path, description = "The node's name, percent-encoded")),
+    responses((status = 200, description = "The node", body = NodeView),
+        (status = 404, description = "No such node", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn show(State(app): State<Arc<App>>, Name(name): Name) -> Result<Json<NodeView>, Problem> {
+    let node = find(&app, &name)?;
+    Ok(Json(view(&app, &node)))
+}
+
+/// Adds a node; it gets work at once and is checked like the others.
+#[utoipa::path(post, path = "/api/v1/nodes", tag = "nodes", request_body = NewNode, responses(
+    (status = 201, description = "Added", body = NodeView),
+    (status = 409, description = "The name is taken, or the fleet is full", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "Not a node; every mistake is listed", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn add(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Body(new): Body<NewNode>,
+) -> Result<Response, Problem> {
+    let spec = check(new)?;
+    let (name, url) = (spec.name.clone(), spec.url.clone());
+    app.balancer.change_fleet(|fleet| fleet.with(spec)).map_err(|error| refused(&app.balancer.fleet(), &error))?;
+    tracing::info!(target: "bellwether::audit", who = %caller, node = name, url, "node added");
+    let node = find(&app, &name)?;
+    let location = HeaderValue::try_from(format!("/api/v1/nodes/{}", encoded(&name)));
+    let mut response = (StatusCode::CREATED, Json(view(&app, &node))).into_response();
+    if let Ok(location) = location {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// Removes a node; what runs on it goes on.
+#[utoipa::path(delete, path = "/api/v1/nodes/{name}", tag = "nodes",
+    params(("name" = String, Path, description = "The node's name, percent-encoded")),
+    responses((status = 204, description = "Removed"),
+        (status = 404, description = "No such node", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn remove(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Name(name): Name,
+) -> Result<StatusCode, Problem> {
+    app.balancer.change_fleet(|fleet| fleet.without(&name)).map_err(|error| refused(&app.balancer.fleet(), &error))?;
+    tracing::info!(target: "bellwether::audit", who = %caller, node = name, "node removed");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Changes weight and limit; both count from the next decision.
+#[utoipa::path(patch, path = "/api/v1/nodes/{name}", tag = "nodes", request_body = NodePatch,
+    params(("name" = String, Path, description = "The node's name, percent-encoded")),
+    responses((status = 200, description = "Changed", body = NodeView),
+        (status = 404, description = "No such node", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Not a weight or limit", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn change(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Name(name): Name,
+    Body(patch): Body<NodePatch>,
+) -> Result<Json<NodeView>, Problem> {
+    let mut errors = Vec::new();
+    if patch.weight.is_none() && patch.max_in_flight.is_none() {
+        errors.push("nothing to change: give weight or max_in_flight".to_owned());
+    }
+    errors.extend(patch.weight.and_then(wrong_weight));
+    errors.extend(patch.max_in_flight.flatten().and_then(wrong_limit));
+    if !errors.is_empty() {
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, errors.join("; ")).errors(errors));
+    }
+    let change = |fleet: &Fleet| {
+        let node = fleet.by_name(&name).ok_or_else(|| FleetError::Unknown(name.clone()))?;
+        let mut spec = NodeSpec::clone(&node.spec);
+        spec.weight = patch.weight.unwrap_or(spec.weight);
+        spec.max_in_flight = patch.max_in_flight.unwrap_or(spec.max_in_flight);
+        fleet.with_changed(spec)
+    };
+    app.balancer.change_fleet(change).map_err(|error| refused(&app.balancer.fleet(), &error))?;
+    let node = find(&app, &name)?;
+    let (weight, limit) = (node.spec.weight, node.spec.max_in_flight);
+    tracing::info!(target: "bellwether::audit", who = %caller, node = name, weight, max_in_flight = limit, "node changed");
+    Ok(Json(view(&app, &node)))
+}
+
+/// Gives a node no new work; what runs on it goes on.
+#[utoipa::path(post, path = "/api/v1/nodes/{name}/drain", tag = "nodes",
+    params(("name" = String, Path, description = "The node's name, percent-encoded")),
+    responses((status = 200, description = "Draining", body = NodeView),
+        (status = 404, description = "No such node", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn drain(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Name(name): Name,
+) -> Result<Json<NodeView>, Problem> {
+    set_draining(&app, &caller, &name, true)
+}
+
+/// Gives a drained node work again.
+#[utoipa::path(post, path = "/api/v1/nodes/{name}/resume", tag = "nodes",
+    params(("name" = String, Path, description = "The node's name, percent-encoded")),
+    responses((status = 200, description = "In service again", body = NodeView),
+        (status = 404, description = "No such node", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn resume(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Name(name): Name,
+) -> Result<Json<NodeView>, Problem> {
+    set_draining(&app, &caller, &name, false)
+}
+
+fn set_draining(app: &App, caller: &Caller, name: &str, draining: bool) -> Result<Json<NodeView>, Problem> {
+    let node = find(app, name)?;
+    node.live.health.set_draining(draining);
+    let what = if draining { "node drained" } else { "node resumed" };
+    tracing::info!(target: "bellwether::audit", who = %caller, node = name, "{what}");
+    Ok(Json(view(app, &node)))
+}
+
+fn find(app: &App, name: &str) -> Result<Arc<Node>, Problem> {
+    let fleet = app.balancer.fleet();
+    fleet.by_name(name).cloned().ok_or_else(|| refused(&fleet, &FleetError::Unknown(name.to_owned())))
+}
+
+fn refused(fleet: &Fleet, error: &FleetError) -> Problem {
+    match error {
+        FleetError::Unknown(name) => Problem::new(StatusCode::NOT_FOUND, error.to_string())
+            .suggest(name, fleet.nodes().iter().map(|node| node.spec.name.as_str())),
+        FleetError::NameTaken(_) | FleetError::Full => Problem::new(StatusCode::CONFLICT, error.to_string()),
+    }
+}
+
+fn check(new: NewNode) -> Result<NodeSpec, Problem> {
+    let mut errors = Vec::new();
+    let url = new.url.trim_end_matches('/').to_owned();
+    errors.extend(wrong_url(&url));
+    errors.extend(new.weight.and_then(wrong_weight));
+    errors.extend(new.max_in_flight.and_then(wrong_limit));
+    let spec = NodeSpec::new(url);
+    let name = new.name.unwrap_or_else(|| spec.name.clone());
+    errors.extend(wrong_name("name", &name));
+    errors.extend(new.models.iter().filter_map(|model| wrong_name("models", model)));
+    if !errors.is_empty() {
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, errors.join("; ")).errors(errors));
+    }
+    let weight = new.weight.unwrap_or(spec.weight);
+    Ok(NodeSpec { name, weight, max_in_flight: new.max_in_flight, models: new.models, ..spec })
+}
+
+fn wrong_url(url: &str) -> Option<String> {
+    let wrong = |what: &str| Some(format!("url {what}; allowed: http://HOST[:PORT][/BASE-PATH]"));
+    let Ok(parsed) = url.parse::<http::Uri>() else { return wrong("is not a URL") };
+    match (parsed.scheme_str(), parsed.authority()) {
+        (Some("http"), Some(authority)) if authority.as_str().contains('@') => wrong("must not carry credentials"),
+        (Some("http"), Some(authority)) if wrong_port(authority) => wrong("has a port that is not from 1 to 65535"),
+        (Some("http"), Some(_)) if parsed.query().is_some() || url.contains('#') => wrong("has a query or fragment"),
+        (Some("http"), Some(_)) => None,
+        _ => wrong("has another scheme than http, or none"),
+    }
+}
+
+fn wrong_port(authority: &http::uri::Authority) -> bool {
+    let written = authority.as_str().len() > authority.host().len();
+    written && authority.port_u16().is_none_or(|port| port == 0)
+}
+
+fn wrong_weight(weight: f64) -> Option<String> {
+    let sound = weight > 0.0 && weight <= 1000.0;
+    (!sound).then(|| format!("weight {weight} is not greater than 0 and at most 1000"))
+}
+
+fn wrong_limit(limit: u32) -> Option<String> {
+    let sound = (1..=IN_FLIGHT_MAX).contains(&limit);
+    (!sound).then(|| format!("max_in_flight {limit} is not from 1 to {IN_FLIGHT_MAX}"))
+}
+
+fn wrong_name(field: &str, name: &str) -> Option<String> {
+    const NAME_CHARS_MAX: usize = 256;
+    let length = name.chars().count();
+    if length == 0 || length > NAME_CHARS_MAX || name.chars().any(char::is_control) {
+        return Some(format!("{field}: a name has 1 to {NAME_CHARS_MAX} characters, none of them a control character"));
+    }
+    let taken = field == "name" && name == telemetry::NO_NODE;
+    taken.then(|| format!("name {name:?} is what metrics call the proxy itself"))
+}
+
+/// Percent-encoded for a path segment.
+fn encoded(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte);
+    name.bytes().fold(String::with_capacity(name.len()), |mut text, byte| {
+        match plain(byte) {
+            true => text.push(char::from(byte)),
+            false => text.push_str(&format!("%{byte:02X}")),
+        }
+        text
+    })
+}

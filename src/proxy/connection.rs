@@ -1,0 +1,202 @@
+//! One client connection: its life, its timeouts, its end.
+//!
+//! hyper's own timer covers only the reading of a head, and restarts for every request. Here one timer per connection
+//! sleeps through whole requests: it looks when it fires, and moves itself to the earliest moment at which anything
+//! could be overdue. So keep-alive requests cost no timer operation at all, and a client that sends nothing, or one
+//! byte, is cut like every other.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tower_service::Service;
+
+use crate::clock::Time;
+use crate::config::Timeouts;
+use crate::proxy::framing::{ConnState, GuardedIo, Limits as FramingLimits};
+use crate::proxy::worker::Worker;
+
+/// What the requests of one connection share.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) worker: Arc<Worker>,
+    pub(super) peer: SocketAddr,
+    pub(super) framing: Arc<ConnState>,
+    requests: AtomicU64,
+    /// Requests whose response has not ended.
+    open: AtomicU32,
+    idle_since: AtomicU64,
+}
+
+/// A request of a connection is under way; the connection is not idle as long as this lives.
+#[derive(Debug)]
+pub(super) struct Busy(Arc<Conn>);
+
+impl Conn {
+    fn new(worker: Arc<Worker>, peer: SocketAddr, framing: Arc<ConnState>) -> Conn {
+        let now = worker.app.clock.now();
+        Conn {
+            worker,
+            peer,
+            framing,
+            requests: AtomicU64::new(0),
+            open: AtomicU32::new(0),
+            idle_since: AtomicU64::new(now.as_micros()),
+        }
+    }
+
+    /// Starts the next request; returns its index on this connection, from 0.
+    pub(super) fn begin(self: &Arc<Self>) -> (u64, Busy) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        (self.requests.fetch_add(1, Ordering::Relaxed), Busy(Arc::clone(self)))
+    }
+
+    fn served(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.open.load(Ordering::Relaxed) > 0
+    }
+
+    fn idle_since(&self) -> Time {
+        Time::from_micros(self.idle_since.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let now = self.0.worker.app.clock.now();
+        self.0.idle_since.store(now.as_micros(), Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// When a connection is overdue.
+#[derive(Debug)]
+struct Overdue {
+    timeouts: Timeouts,
+    accepted: Time,
+    /// When the timer first saw the present head unfinished, and which request it belongs to.
+    unfinished: Option<(u64, Time)>,
+}
+
+enum Look {
+    /// Close it.
+    Close,
+    /// Look again then.
+    Again(Time),
+}
+
+impl Overdue {
+    fn look(&mut self, conn: &Conn, now: Time) -> Look {
+        let Timeouts { first_request, header_read, idle, .. } = self.timeouts;
+        // Whatever is not yet running cannot be overdue before the shortest of the timeouts has passed.
+        let soon = now.after(header_read.min(idle));
+        if conn.is_busy() {
+            self.unfinished = None;
+            return Look::Again(soon);
+        }
+        let limit = if conn.served() == 0 {
+            self.accepted.after(first_request)
+        } else if conn.framing.is_head_begun() {
+            let served = conn.served();
+            match self.unfinished {
+                Some((request, since)) if request == served => since.after(header_read),
+                _ => {
+                    self.unfinished = Some((served, now));
+                    now.after(header_read)
+                }
+            }
+        } else {
+            self.unfinished = None;
+            conn.idle_since().after(idle)
+        };
+        if limit <= now {
+            Look::Close
+        } else {
+            // A head may start while we sleep: be there early enough to see it.
+            Look::Again(limit.min(now.after(LOOK_EVERY)))
+        }
+    }
+}
+
+/// The longest sleep between two looks at a connection that is not busy: what a slow head may gain over its timeout.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Serves one client until it leaves, is cut, or the proxy stops.
+pub(super) async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    worker: Arc<Worker>,
+    template: Router<Arc<Conn>>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let app = Arc::clone(&worker.app);
+    let settings = app.settings.load_full();
+    let clock = app.clock.clone();
+    let limits = FramingLimits {
+        head_bytes_max: settings.limits.head_bytes_max,
+        headers_max: settings.limits.headers_max,
+        uri_bytes_max: settings.limits.uri_bytes_max,
+    };
+    let framing = Arc::new(ConnState::default());
+    let conn = Arc::new(Conn::new(worker, peer, Arc::clone(&framing)));
+    let router = template.with_state(Arc::clone(&conn));
+    let service = service_fn(move |request: Request<Incoming>| router.clone().call(request.map(Body::new)));
+    let io = TokioIo::new(GuardedIo::new(stream, limits, framing));
+    let mut serving = pin!(
+        http1::Builder::new()
+            .max_headers(settings.limits.headers_max + 1)
+            .max_buf_size(settings.limits.head_bytes_max.max(MIN_BUFFER))
+            .serve_connection(io, service)
+            .with_upgrades()
+    );
+    let accepted = clock.now();
+    let mut overdue = Overdue { timeouts: settings.timeouts.clone(), accepted, unfinished: None };
+    let first_look = settings.timeouts.first_request.min(LOOK_EVERY);
+    let mut timer = pin!(tokio::time::sleep(first_look));
+    let mut stop = pin!(async move {
+        // An error means that nobody can tell us to stop any more, which is a stop too.
+        let _ = stopping.wait_for(|stop| *stop).await;
+    });
+    let mut told = false;
+    let mut listening = false;
+    std::future::poll_fn(|cx| {
+        // One poll leaves the waker; from then on a flag tells, which is cheaper to look at with every event.
+        let stops = if listening { app.is_stopping() } else { stop.as_mut().poll(cx).is_ready() };
+        listening = true;
+        if stops && !told {
+            told = true;
+            serving.as_mut().graceful_shutdown();
+        }
+        if serving.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            let now = clock.now();
+            match overdue.look(&conn, now) {
+                Look::Close => return Poll::Ready(()),
+                Look::Again(at) => timer.as_mut().reset(tokio::time::Instant::now() + at.since(now)),
+            }
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
+/// hyper refuses buffers below this.
+const MIN_BUFFER: usize = 8 * 1024;

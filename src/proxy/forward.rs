@@ -1,0 +1,404 @@
+//! One request: take in, decide, attempt, again if it may, relay.
+//!
+//! The rule of retries: what no node has seen may go to another node; what a node may have begun to work on may only
+//! if the method is idempotent or the route says so. A retry is a new attempt with its own decision, never on a node
+//! that was tried, and is paid for from a budget, so that a sick fleet is not asked three times as much.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use http::{HeaderValue, Method, Request, Uri, Version, header, request};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::balancer::{Ticket, Verdict};
+use crate::config::{Settings, Timeouts};
+use crate::node::NodeId;
+use crate::outcome::{Censor, Failure, Outcome};
+use crate::proxy::connection::{Busy, Conn};
+use crate::proxy::headers;
+use crate::proxy::inspect::ResponseScan;
+use crate::proxy::intake::{Intake, take_in};
+use crate::proxy::relay::{Attempt, Patience, Relay};
+use crate::proxy::reply::ProxyError;
+use crate::proxy::story::Story;
+use crate::proxy::upload::{RequestBody, UploadFault, UploadState};
+use crate::proxy::upstream::{ConnectError, ExchangeError, Upstream};
+use crate::proxy::worker::Worker;
+use crate::proxy::{models, tunnel};
+
+/// The proxied route: every request that no admin API takes comes here.
+pub(super) async fn handle(State(conn): State<Arc<Conn>>, request: Request<Body>) -> Response {
+    let (index, busy) = conn.begin();
+    let worker = &conn.worker;
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.clone();
+    let settings = worker.app.settings.load_full();
+    let mut passage = Passage {
+        worker: Arc::clone(worker),
+        story: None,
+        request_id: None,
+        deadline: None,
+        route_timeouts: None,
+        settings,
+        busy: Some(busy),
+    };
+    let passed = match conn.framing.refusal_of(index) {
+        None => passage.pass(&conn, parts, body).await,
+        Some(refusal) => {
+            worker.app.telemetry.refused(refusal.reason);
+            Err(ProxyError::bad_request(refusal.status, refusal.reason, refusal.detail))
+        }
+    };
+    let response = passed.unwrap_or_else(|error| passage.refuse(error, path.path()));
+    conn.framing.answered(index, response.status());
+    response
+}
+
+/// A request on its way through.
+struct Passage {
+    worker: Arc<Worker>,
+    settings: Arc<Settings>,
+    story: Option<Box<Story>>,
+    request_id: Option<HeaderValue>,
+    deadline: Option<Instant>,
+    /// Index of the route whose timeouts count.
+    route_timeouts: Option<usize>,
+    busy: Option<Busy>,
+}
+
+/// A request head and body as they go to a node.
+type Outgoing = Request<RequestBody>;
+
+/// Why an attempt brought no response.
+struct Failed {
+    error: ProxyError,
+    outcome: Outcome,
+    /// The request, if nothing of it was written and it can be sent again.
+    unsent: Option<Outgoing>,
+}
+
+impl Passage {
+    fn timeouts(&self) -> &Timeouts {
+        self.route_timeouts.map_or(&self.settings.timeouts, |route| &self.settings.routes[route].timeouts)
+    }
+
+    /// Answers without a node.
+    fn refuse(&mut self, error: ProxyError, path: &str) -> Response {
+        let status = error.status.as_u16();
+        self.worker.app.telemetry.answered(None, status);
+        if let Some(mut story) = self.story.take() {
+            story.status = status;
+            story.tell(self.worker.app.clock.now(), error.code);
+        }
+        error.into_response(path, self.request_id.take())
+    }
+
+    async fn pass(&mut self, conn: &Conn, mut head: request::Parts, body: Body) -> Result<Response, ProxyError> {
+        let settings = Arc::clone(&self.settings);
+        let trusted = &settings.forward.trusted_proxies;
+        let client = headers::client_address(&head.headers, conn.peer.ip(), trusted);
+        let started = self.worker.app.clock.now();
+        if settings.log.access && self.worker.app.telemetry.logs_access() {
+            self.story = Some(Box::new(Story::new(started, client, head.method.clone(), head.uri.clone())));
+        }
+        if head.method == Method::CONNECT {
+            return Err(ProxyError::method(&head.method));
+        }
+        let upgrade = headers::strip_hop_by_hop(&mut head.headers);
+        let peer = conn.peer.ip();
+        let id = self.worker.with_rng(|rng| headers::introduce(&mut head.headers, peer, trusted, rng));
+        self.request_id = Some(id);
+        // hyper has answered `Expect` by the time the body is read; a node that is asked to must not answer it again.
+        head.headers.remove(header::EXPECT);
+        if head.method == Method::GET && head.uri.path() == "/v1/models" {
+            return models::merged(&self.worker, &settings, &head.headers).await;
+        }
+        let taken = take_in(&self.worker.app, &settings, &head.method, &head.uri, &head.headers, client, body).await;
+        let intake = taken.map_err(|error| self.client_fault(conn, error))?;
+        self.route_timeouts = intake.route;
+        self.deadline = self.timeouts().total.map(|total| Instant::now() + total);
+        if let Some(story) = &mut self.story {
+            story.model.clone_from(&intake.shape.model);
+            story.request_id.clone_from(&self.request_id);
+        }
+        self.worker.app.retries.deposit(started);
+        match upgrade {
+            Some(protocol) => self.tunnel(head, intake, protocol).await,
+            None => self.attempts(conn, head, intake).await,
+        }
+    }
+
+    /// The framing guard knows better than hyper what was wrong with a body.
+    fn client_fault(&self, conn: &Conn, error: ProxyError) -> ProxyError {
+        match conn.framing.body_refusal() {
+            Some(refusal) => {
+                self.worker.app.telemetry.refused(refusal.reason);
+                ProxyError::bad_request(refusal.status, refusal.reason, refusal.detail)
+            }
+            None => error,
+        }
+    }
+
+    async fn tunnel(
+        &mut self,
+        head: request::Parts,
+        intake: Intake,
+        protocol: HeaderValue,
+    ) -> Result<Response, ProxyError> {
+        let ticket = self.decide(&intake, &[])?;
+        let (story, busy) = (self.story.take(), self.busy.take());
+        let timeouts = self.timeouts().clone();
+        let opening = tunnel::Opening { ticket, story, busy, timeouts, settings: Arc::clone(&self.settings) };
+        opening.open(&self.worker, head, intake.body, protocol).await
+    }
+
+    fn decide(&mut self, intake: &Intake, tried: &[NodeId]) -> Result<Ticket, ProxyError> {
+        let app = &self.worker.app;
+        match self.worker.decide(app.clock.now(), &intake.shape, tried) {
+            Verdict::Go(ticket) => {
+                if let Some(story) = &mut self.story {
+                    story.attempt(ticket.decision());
+                }
+                Ok(ticket)
+            }
+            Verdict::Refuse(rejection) => {
+                app.telemetry.rejected(rejection.reason);
+                let models = app.balancer.fleet().models();
+                Err(ProxyError::rejected(rejection, intake.shape.model.as_deref(), &models))
+            }
+        }
+    }
+
+    async fn attempts(
+        &mut self,
+        conn: &Conn,
+        head: request::Parts,
+        mut intake: Intake,
+    ) -> Result<Response, ProxyError> {
+        let repeatable = self.may_repeat(&head.method, intake.route);
+        // Only what may be sent a second time after it was sent needs a copy.
+        let spare = match &intake.body {
+            RequestBody::Empty if repeatable => Some((head.clone(), RequestBody::Empty)),
+            RequestBody::Whole(bytes) if repeatable => Some((head.clone(), RequestBody::Whole(bytes.clone()))),
+            _ => None,
+        };
+        let body = std::mem::replace(&mut intake.body, RequestBody::Empty);
+        let mut request = outgoing(head, body);
+        let mut tried: Vec<NodeId> = Vec::new();
+        loop {
+            let mut ticket = self.decide(&intake, &tried)?;
+            let upload = intake.upload.as_deref();
+            let failed = match self.attempt(&mut ticket, request, upload).await {
+                Ok((upstream, response)) => return Ok(self.relay(ticket, upstream, response, &intake)),
+                Err(failed) => failed,
+            };
+            let app = &self.worker.app;
+            let now = app.clock.now();
+            let node = ticket.node().id;
+            ticket.finish(now, failed.outcome);
+            if matches!(failed.outcome, Outcome::Censored(_)) {
+                return Err(self.client_fault(conn, failed.error));
+            }
+            tried.push(node);
+            let unsent = failed.unsent.is_some();
+            let again = failed.unsent.or_else(|| {
+                let (head, body) = spare.as_ref()?;
+                let body = match body {
+                    RequestBody::Whole(bytes) => RequestBody::Whole(bytes.clone()),
+                    _ => RequestBody::Empty,
+                };
+                Some(outgoing(head.clone(), body))
+            });
+            let Some(again) = again else { return Err(failed.error) };
+            let fleet = app.balancer.fleet();
+            let another = fleet.nodes().iter().any(|node| !tried.contains(&node.id));
+            let in_time = self.deadline.is_none_or(|deadline| Instant::now() < deadline);
+            let enough = tried.len() >= self.settings.retry.attempts_max as usize;
+            if enough || !another || !in_time || !app.retries.try_withdraw(now) {
+                return Err(failed.error);
+            }
+            app.telemetry.retried(if unsent { "unsent" } else { "idempotent" });
+            request = again;
+        }
+    }
+
+    /// Whether a request may be sent again after a node may have begun to work on it.
+    fn may_repeat(&self, method: &Method, route: Option<usize>) -> bool {
+        method.is_idempotent() || (*method == Method::POST && route.is_some_and(|r| self.settings.routes[r].retry_post))
+    }
+
+    /// One attempt, up to the response head.
+    async fn attempt(
+        &self,
+        ticket: &mut Ticket,
+        mut request: Outgoing,
+        upload: Option<&UploadState>,
+    ) -> Result<(Upstream, http::Response<Incoming>), Failed> {
+        let node = Arc::clone(ticket.node());
+        address(&mut request, &node.spec, self.settings.forward.preserve_host);
+        let timeouts = self.timeouts();
+        let limits = &self.settings.limits;
+        let now = ticket.started();
+        let mut kept = self.worker.pool.take(&node, limits, now);
+        loop {
+            let mut upstream = match kept.take() {
+                Some(upstream) => upstream,
+                None => {
+                    let open = &self.worker.app.open_connections;
+                    match Upstream::connect(&node, open, limits, timeouts.connect, now).await {
+                        Ok(upstream) => upstream,
+                        Err(error) => return Err(not_connected(error, &node.spec.name, request)),
+                    }
+                }
+            };
+            let patience = self.first_byte_patience(timeouts.first_byte);
+            let waited = wait_for_head(&mut upstream, request, patience, upload).await;
+            match waited {
+                Some(Ok(response)) => return Ok((upstream, response)),
+                Some(Err(ExchangeError { unsent: Some(unsent), reused: true, .. })) => request = unsent,
+                Some(Err(error)) => {
+                    return Err(no_response(error, upload, &node.spec.name, self.settings.limits.body_bytes_max));
+                }
+                None => {
+                    let detail = format!("the node {} sent no response within {patience:?}", node.spec.name);
+                    let error = ProxyError::failed(Failure::Timeout, "http_response_timeout", detail);
+                    return Err(Failed { error, outcome: Outcome::Failed(Failure::Timeout), unsent: None });
+                }
+            }
+        }
+    }
+
+    fn first_byte_patience(&self, first_byte: Duration) -> Duration {
+        self.deadline.map_or(first_byte, |deadline| first_byte.min(deadline.saturating_duration_since(Instant::now())))
+    }
+
+    fn relay(
+        &mut self,
+        ticket: Ticket,
+        upstream: Upstream,
+        response: http::Response<Incoming>,
+        intake: &Intake,
+    ) -> Response {
+        let (mut head, incoming) = response.into_parts();
+        let status = head.status.as_u16();
+        let retry_after = head.headers.get(header::RETRY_AFTER).map(retry_after);
+        let kind = head.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let coding = head.headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes);
+        let scan = ResponseScan::new(kind, coding);
+        headers::strip_hop_by_hop(&mut head.headers);
+        headers::append_via(&mut head.headers);
+        if let Some(id) = self.request_id.take() {
+            head.headers.insert(headers::X_REQUEST_ID, id);
+        }
+        head.version = Version::HTTP_11;
+        self.worker.app.telemetry.answered(Some(ticket.node()), status);
+        if let Some(story) = &mut self.story {
+            story.status = status;
+        }
+        let patience = Patience { between: self.timeouts().between_chunks, deadline: self.deadline };
+        let attempt = Attempt {
+            ticket,
+            upstream: Some(upstream),
+            story: self.story.take(),
+            worker: Arc::clone(&self.worker),
+            settings: Arc::clone(&self.settings),
+            busy: self.busy.take(),
+            outcome: Outcome::of_status(status, retry_after),
+            prompt_bytes: intake.prompt_bytes,
+        };
+        Response::from_parts(head, Body::new(Relay::new(incoming, attempt, scan, patience)))
+    }
+}
+
+/// Sends the request and waits for the response head; `None` if it did not come in time.
+async fn wait_for_head(
+    upstream: &mut Upstream,
+    request: Outgoing,
+    patience: Duration,
+    upload: Option<&UploadState>,
+) -> Option<Result<http::Response<Incoming>, ExchangeError>> {
+    let mut exchange = std::pin::pin!(upstream.exchange(request));
+    loop {
+        match tokio::time::timeout(patience, exchange.as_mut()).await {
+            Ok(exchanged) => return Some(exchanged),
+            // The time counts from when the node has the whole request.
+            Err(_) if upload.is_some_and(UploadState::is_running) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+pub(super) fn outgoing(head: request::Parts, body: RequestBody) -> Outgoing {
+    let mut request = Request::from_parts(head, body);
+    *request.version_mut() = Version::HTTP_11;
+    request.extensions_mut().clear();
+    request
+}
+
+/// Directs the request to a node: origin form, base path, `Host`.
+pub(super) fn address(request: &mut Outgoing, spec: &crate::node::NodeSpec, preserve_host: bool) {
+    let base = spec.base_path();
+    let uri = request.uri();
+    if !base.is_empty() || uri.authority().is_some() || uri.path().is_empty() {
+        let tail = uri.path_and_query().map_or("/", |tail| tail.as_str());
+        let tail = if tail.starts_with('/') || tail == "*" { tail } else { "/" };
+        // Parts of valid URIs make a valid URI; if not, the request goes to the root rather than nowhere.
+        *request.uri_mut() = format!("{base}{tail}").parse().unwrap_or(Uri::from_static("/"));
+    }
+    if (!preserve_host || !request.headers().contains_key(header::HOST))
+        && let Ok(host) = HeaderValue::from_str(spec.authority())
+    {
+        request.headers_mut().insert(header::HOST, host);
+    }
+}
+
+/// `Retry-After` in seconds; a date or nonsense counts as the default pause.
+fn retry_after(value: &HeaderValue) -> Duration {
+    let seconds = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    seconds.map_or(crate::fleet::FULL_DEFAULT, Duration::from_secs)
+}
+
+fn not_connected(error: ConnectError, node: &str, request: Outgoing) -> Failed {
+    let (token, detail, outcome) = match error {
+        ConnectError::TooMany => (
+            "connection_limit_reached",
+            format!("the node {node} has as many connections as it may have"),
+            Outcome::Full { status: 503, retry_after: Some(Duration::ZERO) },
+        ),
+        ConnectError::Timeout => (
+            "connection_timeout",
+            format!("no connection to the node {node} in time"),
+            Outcome::Failed(Failure::Connect),
+        ),
+        ConnectError::Io(error) => {
+            let refused = error.kind() == std::io::ErrorKind::ConnectionRefused;
+            let token = if refused { "connection_refused" } else { "destination_unavailable" };
+            (token, format!("no connection to the node {node}: {error}"), Outcome::Failed(Failure::Connect))
+        }
+    };
+    let error = ProxyError::failed(Failure::Connect, token, detail);
+    Failed { error, outcome, unsent: Some(request) }
+}
+
+fn no_response(error: ExchangeError, upload: Option<&UploadState>, node: &str, most: Option<u64>) -> Failed {
+    if let Some(fault) = upload.and_then(UploadState::fault) {
+        let error = match fault {
+            UploadFault::TooLarge => ProxyError::too_large(most.unwrap_or(u64::MAX)),
+            UploadFault::TooSlow => ProxyError::slow_client(),
+            UploadFault::Broken => ProxyError::broken_upload(),
+        };
+        return Failed { error, outcome: Outcome::Censored(Censor::ClientError), unsent: None };
+    }
+    let ExchangeError { source, unsent, .. } = error;
+    let (failure, token) = if source.is_parse() {
+        (Failure::Protocol, "http_protocol_error")
+    } else {
+        (Failure::Broken, "connection_terminated")
+    };
+    let detail = format!("the node {node} closed the connection without a valid response: {source}");
+    Failed { error: ProxyError::failed(failure, token, detail), outcome: Outcome::Failed(failure), unsent }
+}

@@ -1,0 +1,172 @@
+//! From a request to its shape: a bounded look at the body, and the body made ready to send.
+//!
+//! The bytes that are forwarded are the bytes that were received: nothing is parsed and written anew. JSON bodies up
+//! to the bound are read whole, since their model decides where they may go, and kept for a retry; of larger ones the
+//! beginning is looked at and the rest streams. Other types are not touched.
+
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, Uri, header};
+use http_body::Body as _;
+use http_body_util::{BodyExt, Empty};
+use tokio::time::timeout;
+
+use crate::app::App;
+use crate::config::{Route, Settings};
+use crate::proxy::inspect::{Api, Look, look, model_in_path};
+use crate::proxy::reply::ProxyError;
+use crate::proxy::upload::{RequestBody, Streaming, UploadState};
+use crate::request::RequestShape;
+
+/// A request that is ready to be decided and sent.
+#[derive(Debug)]
+pub(super) struct Intake {
+    pub(super) shape: RequestShape,
+    pub(super) body: RequestBody,
+    /// Index of its route in the settings.
+    pub(super) route: Option<usize>,
+    /// Where a streaming body tells of faults.
+    pub(super) upload: Option<Arc<UploadState>>,
+    /// Bytes of a prompt that is text only and was seen whole, for the ratio of bytes to tokens; else 0.
+    pub(super) prompt_bytes: u64,
+}
+
+/// The beginning of a body, or all of it.
+struct Begun {
+    bytes: Bytes,
+    /// The rest, if there may be one.
+    rest: Option<Body>,
+}
+
+/// Looks at a request.
+///
+/// # Errors
+/// The body is too large, too slow or breaks off.
+pub(super) async fn take_in(
+    app: &App,
+    settings: &Settings,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    client: IpAddr,
+    body: Body,
+) -> Result<Intake, ProxyError> {
+    let most = settings.limits.body_bytes_max.unwrap_or(u64::MAX);
+    let length = body.size_hint().exact();
+    if length.is_some_and(|length| length > most) {
+        return Err(ProxyError::too_large(most));
+    }
+    let api = Api::of_path(uri.path());
+    let patience = settings.timeouts.between_chunks;
+    let mut upload = None;
+    let mut bytes = Bytes::new();
+    let mut looked = false;
+    let body = if body.is_end_stream() {
+        RequestBody::Empty
+    } else {
+        looked = is_json(headers, api);
+        let bound = if looked { settings.limits.inspect_bytes_max } else { 0 };
+        let begun = begin(body, bound, most, patience).await?;
+        bytes = begun.bytes.clone();
+        match begun.rest {
+            None => RequestBody::Whole(begun.bytes),
+            Some(rest) => {
+                let state = Arc::new(UploadState::default());
+                upload = Some(Arc::clone(&state));
+                let allowance = most - (begun.bytes.len() as u64).min(most);
+                let begun = begun.bytes;
+                RequestBody::Streaming(Box::new(Streaming { begun, rest, state, allowance, patience, timer: None }))
+            }
+        }
+    };
+    let seen = if looked { look(&bytes, upload.is_none(), api) } else { Look::default() };
+    let model = seen.model.clone().or_else(|| model_in_path(uri.path()));
+    let route = settings.routes.iter().position(|route| matches(route, method, uri.path(), model.as_deref()));
+    let name = route.map_or(api.route_name(), |route| settings.routes[route].name.as_str());
+    let kind = app.kinds.of(name, model.as_deref());
+    let prompt_bytes = seen.prompt_bytes_of(length);
+    let text_tokens = app.bytes_per_token.estimate(kind, prompt_bytes);
+    let shape = RequestShape {
+        kind,
+        model: model.map(Arc::from),
+        streaming: if looked { seen.streaming } else { api.streams(None) },
+        prompt_tokens: seen.prompt_token_ids_of(length).saturating_add(text_tokens),
+        output_tokens_max: seen.output_tokens_max,
+        body_bytes: length,
+        client_hash: BuildHasherDefault::<DefaultHasher>::default().hash_one(client),
+    };
+    let prompt_bytes = if seen.is_all_text() { prompt_bytes } else { 0 };
+    Ok(Intake { shape, body, route, upload, prompt_bytes })
+}
+
+/// Whether the body is worth a look: JSON by its type, or without a type on a path that takes JSON; not compressed.
+fn is_json(headers: &HeaderMap, api: Api) -> bool {
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        return false;
+    }
+    match headers.get(header::CONTENT_TYPE) {
+        Some(kind) => {
+            let essence = kind.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+            let ends = |suffix: &[u8]| {
+                essence.len() >= suffix.len() && essence[essence.len() - suffix.len()..].eq_ignore_ascii_case(suffix)
+            };
+            ends(b"/json") || ends(b"+json")
+        }
+        None => api != Api::Other,
+    }
+}
+
+fn matches(route: &Route, method: &Method, path: &str, model: Option<&str>) -> bool {
+    let beneath = path
+        .strip_prefix(route.path_prefix.as_str())
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || route.path_prefix.ends_with('/'));
+    beneath
+        && route.method.as_ref().is_none_or(|wanted| wanted == method)
+        && route.model.as_deref().is_none_or(|wanted| Some(wanted) == model)
+}
+
+/// Reads up to `bound` bytes of the body, and a little more if a piece is larger.
+async fn begin(mut body: Body, bound: usize, most: u64, patience: Duration) -> Result<Begun, ProxyError> {
+    let mut first = Bytes::new();
+    let mut more = BytesMut::new();
+    while first.len() + more.len() < bound {
+        let frame = match timeout(patience, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(_))) => return Err(ProxyError::broken_upload()),
+            Ok(None) => return Ok(Begun { bytes: joined(first, &more), rest: None }),
+            Err(_) => return Err(ProxyError::slow_client()),
+        };
+        match frame.into_data() {
+            Ok(data) if first.is_empty() && more.is_empty() => first = data,
+            Ok(data) => more.extend_from_slice(&data),
+            Err(trailers) => {
+                // Rare enough to take the streaming way, which can carry them.
+                let trailers = trailers.into_trailers().ok();
+                let rest = Body::new(Empty::<Bytes>::new().with_trailers(async { trailers.map(Ok) }));
+                return Ok(Begun { bytes: joined(first, &more), rest: Some(rest) });
+            }
+        }
+        if (first.len() + more.len()) as u64 > most {
+            return Err(ProxyError::too_large(most));
+        }
+        if body.is_end_stream() {
+            return Ok(Begun { bytes: joined(first, &more), rest: None });
+        }
+    }
+    Ok(Begun { bytes: joined(first, &more), rest: Some(body) })
+}
+
+fn joined(first: Bytes, more: &BytesMut) -> Bytes {
+    if more.is_empty() {
+        return first;
+    }
+    let mut all = BytesMut::with_capacity(first.len() + more.len());
+    all.extend_from_slice(&first);
+    all.extend_from_slice(more);
+    all.freeze()
+}

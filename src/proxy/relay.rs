@@ -1,0 +1,220 @@
+//! The response body on its way to the client, and the end of the attempt.
+//!
+//! The ticket, the connection to the node and the body travel together: whatever ends the body ends the attempt, once.
+//! The last byte completes it and returns the connection to the pool; an error or silence of the node fails it and
+//! breaks the client's stream uncleanly, never with a made-up ending; a client that leaves drops the relay, and with it
+//! the node's connection, which tells the node to stop.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use crate::balancer::Ticket;
+use crate::config::Settings;
+use crate::outcome::{Censor, Failure, Outcome};
+use crate::proxy::connection::Busy;
+use crate::proxy::inspect::ResponseScan;
+use crate::proxy::story::Story;
+use crate::proxy::upstream::Upstream;
+use crate::proxy::worker::Worker;
+
+/// The node's stream broke; the client's must break too.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RelayError {
+    /// The node's connection broke or its framing was wrong.
+    #[error("the node's response broke off")]
+    Broken(#[source] hyper::Error),
+    /// Nothing came for too long.
+    #[error("the node sent nothing for {0:?}")]
+    Silent(Duration),
+    /// The request took too long in all.
+    #[error("the request took longer than its total timeout")]
+    TooLong,
+}
+
+/// The attempt behind a response that is on its way.
+pub(super) struct Attempt {
+    pub(super) ticket: Ticket,
+    /// `None` where a task of its own drives the connection.
+    pub(super) upstream: Option<Upstream>,
+    pub(super) story: Option<Box<Story>>,
+    pub(super) worker: Arc<Worker>,
+    pub(super) settings: Arc<Settings>,
+    /// Keeps the client's connection from counting as idle.
+    pub(super) busy: Option<Busy>,
+    /// What the status says; the outcome if the body reaches its end.
+    pub(super) outcome: Outcome,
+    /// Bytes of the prompt, for the ratio of bytes to tokens.
+    pub(super) prompt_bytes: u64,
+}
+
+/// How long the node may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// Between two pieces.
+    pub(super) between: Duration,
+    /// For the whole request.
+    pub(super) deadline: Option<Instant>,
+}
+
+/// A response body that ends its attempt.
+pub(super) struct Relay {
+    incoming: Incoming,
+    /// `None` once the attempt has ended.
+    attempt: Option<Box<Attempt>>,
+    scan: ResponseScan,
+    patience: Patience,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Whether something came since the timer was set: it is moved only when it fires.
+    moved: bool,
+}
+
+impl Relay {
+    pub(super) fn new(incoming: Incoming, attempt: Attempt, scan: ResponseScan, patience: Patience) -> Relay {
+        let attempt = Some(Box::new(attempt));
+        let mut relay = Relay { incoming, attempt, scan, patience, timer: None, moved: false };
+        if relay.incoming.is_end_stream() {
+            relay.complete();
+        }
+        relay
+    }
+
+    fn received(&mut self, frame: &Frame<Bytes>) {
+        self.moved = true;
+        let Some(attempt) = &mut self.attempt else { return };
+        let Some(data) = frame.data_ref() else { return };
+        let now = attempt.worker.app.clock.now();
+        attempt.ticket.first_byte(now);
+        let events = self.scan.feed(data);
+        attempt.ticket.events(now, events);
+        if let Some(story) = &mut attempt.story {
+            story.received(now, data.len());
+        }
+    }
+
+    /// The response reached its end.
+    fn complete(&mut self) {
+        let Some(attempt) = self.attempt.take() else { return };
+        let Attempt { mut ticket, upstream, story, worker, settings, busy, outcome, prompt_bytes } = *attempt;
+        let now = worker.app.clock.now();
+        ticket.first_byte(now);
+        let usage = self.scan.finish();
+        ticket.usage(usage.prompt_tokens, usage.output_tokens);
+        let sample = ticket.finish(now, outcome);
+        if let Some(tokens) = usage.prompt_tokens.filter(|_| prompt_bytes > 0) {
+            worker.app.bytes_per_token.observe(sample.kind, prompt_bytes, tokens);
+        }
+        if let Some(upstream) = upstream {
+            worker.pool.put(upstream, &settings.limits, now);
+        }
+        if let Some(story) = story {
+            story.tell(now, outcome.word());
+        }
+        drop(busy);
+    }
+
+    /// The response will not reach its end.
+    fn abandon(&mut self, outcome: Outcome) {
+        let Some(attempt) = self.attempt.take() else { return };
+        let Attempt { ticket, upstream, story, worker, .. } = *attempt;
+        // First of all the node's connection: it should stop computing now.
+        drop(upstream);
+        let now = worker.app.clock.now();
+        ticket.finish(now, outcome);
+        if let Some(story) = story {
+            story.tell(now, outcome.word());
+        }
+    }
+
+    /// Whether the node has been silent for too long, or the request has taken too long.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<RelayError> {
+        loop {
+            let Patience { between, deadline } = self.patience;
+            let timer = match &mut self.timer {
+                Some(timer) => timer,
+                none => {
+                    self.moved = false;
+                    none.insert(Box::pin(tokio::time::sleep_until(next_look(between, deadline))))
+                }
+            };
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Poll::Ready(RelayError::TooLong);
+            }
+            if !std::mem::replace(&mut self.moved, false) {
+                return Poll::Ready(RelayError::Silent(between));
+            }
+            timer.as_mut().reset(next_look(between, deadline));
+        }
+    }
+}
+
+fn next_look(between: Duration, deadline: Option<Instant>) -> Instant {
+    let silence = Instant::now() + between;
+    deadline.map_or(silence, |deadline| deadline.min(silence))
+}
+
+impl Body for Relay {
+    type Data = Bytes;
+    type Error = RelayError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
+        let this = self.get_mut();
+        let Some(attempt) = &mut this.attempt else { return Poll::Ready(None) };
+        let polled = match &mut attempt.upstream {
+            Some(upstream) => {
+                upstream.poll_driver(cx);
+                // The driver is the only source of frames, and it has this task's waker.
+                Pin::new(&mut this.incoming).poll_frame(&mut Context::from_waker(Waker::noop()))
+            }
+            None => Pin::new(&mut this.incoming).poll_frame(cx),
+        };
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.received(&frame);
+                if frame.is_trailers() || this.incoming.is_end_stream() {
+                    this.complete();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                this.abandon(Outcome::Failed(Failure::BrokenBody));
+                Poll::Ready(Some(Err(RelayError::Broken(error))))
+            }
+            Poll::Ready(None) => {
+                this.complete();
+                Poll::Ready(None)
+            }
+            Poll::Pending => match this.poll_patience(cx) {
+                Poll::Ready(error) => {
+                    this.abandon(Outcome::Failed(Failure::Timeout));
+                    Poll::Ready(Some(Err(error)))
+                }
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.attempt.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.abandon(Outcome::Censored(Censor::ClientGone));
+    }
+}

@@ -1,0 +1,210 @@
+//! The proxy's own answers: whose fault it was, what to say, and in which shape.
+//!
+//! One table maps every error to a status, an RFC 9209 `Proxy-Status` and a sentence. On `/v1/*` the body has the
+//! shape that OpenAI clients parse, so that their users read the sentence and not a parse error; elsewhere it is
+//! problem+json (RFC 9457).
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use serde_json::json;
+
+use crate::balancer::{Reason, Rejection};
+use crate::outcome::Failure;
+use crate::proxy::headers::{PSEUDONYM, X_REQUEST_ID};
+
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// Whose fault an error is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The client's: another try of the same request will fail again.
+    Client,
+    /// A node's, or the lack of one.
+    Node,
+    /// Ours.
+    Internal,
+}
+
+/// An answer that no node gave.
+#[derive(Clone, Debug)]
+pub(super) struct ProxyError {
+    /// Whose fault.
+    pub(super) side: Side,
+    /// Status of the answer.
+    pub(super) status: StatusCode,
+    /// The error type of RFC 9209 in `Proxy-Status`.
+    pub(super) token: &'static str,
+    /// A word for clients' code and for metrics, from a known set.
+    pub(super) code: &'static str,
+    /// A sentence for people.
+    pub(super) message: Cow<'static, str>,
+    /// When coming back can help.
+    pub(super) retry_after: Option<Duration>,
+    /// Whether the client's connection cannot be used any more.
+    pub(super) close: bool,
+}
+
+impl ProxyError {
+    fn new(side: Side, status: StatusCode, token: &'static str, code: &'static str) -> ProxyError {
+        ProxyError { side, status, token, code, message: Cow::Borrowed(""), retry_after: None, close: false }
+    }
+
+    fn saying(self, message: impl Into<Cow<'static, str>>) -> ProxyError {
+        ProxyError { message: message.into(), ..self }
+    }
+
+    /// The client's request is wrong in a way that ends its connection.
+    pub(super) fn bad_request(status: u16, code: &'static str, message: &'static str) -> ProxyError {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+        let error = ProxyError::new(Side::Client, status, "http_request_error", code).saying(message);
+        ProxyError { close: true, ..error }
+    }
+
+    /// The method cannot be proxied.
+    pub(super) fn method(method: &http::Method) -> ProxyError {
+        ProxyError::new(Side::Client, StatusCode::NOT_IMPLEMENTED, "http_request_denied", "method_not_supported")
+            .saying(format!("{method} is not supported by this proxy"))
+    }
+
+    /// The body is larger than allowed.
+    pub(super) fn too_large(most: u64) -> ProxyError {
+        let error =
+            ProxyError::new(Side::Client, StatusCode::PAYLOAD_TOO_LARGE, "http_request_error", "body_too_large")
+                .saying(format!("the request body is larger than the {most} bytes that this proxy accepts"));
+        ProxyError { close: true, ..error }
+    }
+
+    /// The client did not send its body in time.
+    pub(super) fn slow_client() -> ProxyError {
+        let error = ProxyError::new(Side::Client, StatusCode::REQUEST_TIMEOUT, "http_request_error", "body_timeout")
+            .saying("the request body did not arrive in time");
+        ProxyError { close: true, ..error }
+    }
+
+    /// The client's body broke off.
+    pub(super) fn broken_upload() -> ProxyError {
+        ProxyError::bad_request(400, "body_incomplete", "the request body broke off or was malformed")
+    }
+
+    /// No node: the reason decides. `models` are the known ones, for an unknown model.
+    pub(super) fn rejected(rejection: Rejection, model: Option<&str>, models: &[String]) -> ProxyError {
+        let unavailable = |token, code| ProxyError {
+            retry_after: rejection.retry_after,
+            ..ProxyError::new(Side::Node, StatusCode::SERVICE_UNAVAILABLE, token, code)
+        };
+        let code = rejection.reason.word();
+        match rejection.reason {
+            Reason::UnknownModel => {
+                let known = if models.is_empty() { "none".to_owned() } else { models.join(", ") };
+                ProxyError::new(Side::Client, StatusCode::NOT_FOUND, "destination_not_found", "model_not_found")
+                    .saying(format!("no node serves the model {:?}; known models: {known}", model.unwrap_or_default()))
+            }
+            Reason::NoNodes => {
+                unavailable("destination_unavailable", code).saying("the fleet is empty: no node is configured")
+            }
+            Reason::NoHealthyNode => unavailable("destination_unavailable", code)
+                .saying("no healthy node: every node that could serve this request is down or draining"),
+            Reason::AllFull => unavailable("connection_limit_reached", code)
+                .saying("every node that could serve this request is at its limit of requests in flight"),
+            Reason::AllTried => unavailable("destination_unavailable", code)
+                .saying("every node that could serve this request has been tried and failed"),
+        }
+    }
+
+    /// An attempt failed and none follows. `detail` is what was seen.
+    pub(super) fn failed(failure: Failure, token: &'static str, detail: String) -> ProxyError {
+        let status = match failure {
+            Failure::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::BAD_GATEWAY,
+        };
+        let code = match failure {
+            Failure::Connect => "node_unreachable",
+            Failure::Timeout => "node_timeout",
+            Failure::Protocol => "node_protocol_error",
+            Failure::Broken | Failure::BrokenBody | Failure::Status(_) => "node_failed",
+        };
+        ProxyError::new(Side::Node, status, token, code).saying(detail)
+    }
+
+    /// Something that should not happen.
+    pub(super) fn internal(message: &'static str) -> ProxyError {
+        ProxyError::new(Side::Internal, StatusCode::INTERNAL_SERVER_ERROR, "proxy_internal_error", "internal")
+            .saying(message)
+    }
+
+    /// The answer to a request for `path`.
+    pub(super) fn into_response(self, path: &str, request_id: Option<HeaderValue>) -> Response {
+        let openai = path == "/v1" || path.starts_with("/v1/");
+        let (kind, body) = if openai { self.openai_body() } else { self.problem_body() };
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        if let Ok(value) = HeaderValue::try_from(format!("{PSEUDONYM}; error={}", self.token)) {
+            headers.insert(PROXY_STATUS, value);
+        }
+        if let Some(pause) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(pause.as_secs_f64().ceil() as u64));
+        }
+        if let Some(id) = request_id {
+            headers.insert(X_REQUEST_ID, id);
+        }
+        if self.close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    fn openai_body(&self) -> (&'static str, String) {
+        let kind = match self.side {
+            Side::Client => "invalid_request_error",
+            Side::Node => "service_unavailable",
+            Side::Internal => "server_error",
+        };
+        let body = json!({"error": {"message": self.message, "type": kind, "param": null, "code": self.code}});
+        ("application/json", body.to_string())
+    }
+
+    fn problem_body(&self) -> (&'static str, String) {
+        let title = self.status.canonical_reason().unwrap_or("error");
+        let body = json!({
+            "type": "about:blank", "title": title, "status": self.status.as_u16(),
+            "detail": self.message, "code": self.code,
+        });
+        ("application/problem+json", body.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_when_to_come_back() {
+        let rejection = Rejection { reason: Reason::AllFull, retry_after: Some(Duration::from_millis(1200)) };
+        let response = ProxyError::rejected(rejection, None, &[]).into_response("/api/x", None);
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["retry-after"], "2");
+        assert_eq!(response.headers()["proxy-status"], "bellwether; error=connection_limit_reached");
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+    }
+
+    #[test]
+    fn an_openai_client_can_read_the_error() {
+        let rejection = Rejection { reason: Reason::UnknownModel, retry_after: None };
+        let error = ProxyError::rejected(rejection, Some("gpt\"5"), &["llama".into(), "qwen".into()]);
+        assert_eq!(error.status, 404);
+        let (kind, body) = error.openai_body();
+        let parsed: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(kind, "application/json");
+        assert_eq!(parsed["error"]["code"], "model_not_found");
+        assert!(
+            parsed["error"]["message"].as_str().is_some_and(|m| m.ends_with("known models: llama, qwen")),
+            "{body}"
+        );
+    }
+}

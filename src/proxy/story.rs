@@ -1,0 +1,81 @@
+//! What the access log will tell of one request, gathered while it runs. Exists only if there is an access log.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::{HeaderValue, Method, Uri};
+
+use crate::balancer::Decision;
+use crate::clock::Time;
+use crate::fleet::Node;
+use crate::policy::PolicyId;
+use crate::telemetry::AccessRecord;
+
+/// The story of one request so far.
+#[derive(Debug)]
+pub(super) struct Story {
+    pub(super) started: Time,
+    pub(super) client: IpAddr,
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    pub(super) request_id: Option<HeaderValue>,
+    pub(super) model: Option<Arc<str>>,
+    pub(super) node: Option<Arc<Node>>,
+    pub(super) policy: Option<PolicyId>,
+    pub(super) attempts: u32,
+    pub(super) status: u16,
+    pub(super) first_byte: Option<Time>,
+    pub(super) bytes: u64,
+}
+
+impl Story {
+    pub(super) fn new(started: Time, client: IpAddr, method: Method, uri: Uri) -> Story {
+        Story {
+            started,
+            client,
+            method,
+            uri,
+            request_id: None,
+            model: None,
+            node: None,
+            policy: None,
+            attempts: 0,
+            status: 0,
+            first_byte: None,
+            bytes: 0,
+        }
+    }
+
+    /// Another attempt starts.
+    pub(super) fn attempt(&mut self, decision: &Decision) {
+        self.attempts += 1;
+        self.node = Some(Arc::clone(&decision.node));
+        self.policy = Some(decision.policy);
+    }
+
+    /// A piece of the response body came.
+    pub(super) fn received(&mut self, now: Time, bytes: usize) {
+        self.first_byte.get_or_insert(now);
+        self.bytes += bytes as u64;
+    }
+
+    /// Writes the line.
+    pub(super) fn tell(&self, now: Time, outcome: &str) {
+        AccessRecord {
+            client: self.client,
+            method: self.method.as_str(),
+            path: self.uri.path(),
+            status: self.status,
+            node: self.node.as_ref().map(|node| node.spec.name.as_str()),
+            policy: self.policy.map(PolicyId::name),
+            model: self.model.as_deref(),
+            outcome,
+            ttfb: self.first_byte.map(|at| at.since(self.started)),
+            total: now.since(self.started),
+            bytes: self.bytes,
+            attempts: self.attempts,
+            request_id: self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default(),
+        }
+        .log();
+    }
+}

@@ -1,0 +1,171 @@
+//! The request body on its way to a node.
+//!
+//! Small JSON bodies have been read whole by the time a node is chosen; they are kept so that a retry can send them
+//! again. Everything else streams: what was read for the look at its beginning goes first, then whatever the client
+//! sends, at the speed at which the node takes it. Nothing is ever collected beyond the bound of the look.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Body as AnyBody;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Sleep;
+
+/// What became of a streaming upload, for the side that waits for the response.
+#[derive(Debug, Default)]
+pub(super) struct UploadState(AtomicU8);
+
+/// The body has been handed over whole.
+const ENDED: u8 = 4;
+
+/// Why an upload broke off. All are the client's doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum UploadFault {
+    /// The client's connection broke or its framing was wrong.
+    Broken = 1,
+    /// More bytes than the bound allows.
+    TooLarge = 2,
+    /// Nothing came for too long.
+    TooSlow = 3,
+}
+
+impl UploadState {
+    pub(super) fn fail(&self, fault: UploadFault) {
+        self.0.store(fault as u8, Ordering::Relaxed);
+    }
+
+    /// Whether the node does not have the whole body yet.
+    pub(super) fn is_running(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+
+    fn end(&self) {
+        self.0.store(ENDED, Ordering::Relaxed);
+    }
+
+    /// What broke it, if anything did.
+    pub(super) fn fault(&self) -> Option<UploadFault> {
+        match self.0.load(Ordering::Relaxed) {
+            0 | ENDED => None,
+            2 => Some(UploadFault::TooLarge),
+            3 => Some(UploadFault::TooSlow),
+            _ => Some(UploadFault::Broken),
+        }
+    }
+}
+
+/// A request body as the connection to a node sends it.
+#[derive(Debug)]
+pub(super) enum RequestBody {
+    /// None.
+    Empty,
+    /// Read whole.
+    Whole(Bytes),
+    /// Read as it is sent.
+    Streaming(Box<Streaming>),
+}
+
+/// A body of which at most the beginning has been read.
+#[derive(Debug)]
+pub(super) struct Streaming {
+    /// Read already, goes first.
+    pub(super) begun: Bytes,
+    /// The rest.
+    pub(super) rest: AnyBody,
+    /// Where a fault is told.
+    pub(super) state: Arc<UploadState>,
+    /// Bytes of the rest that may still come.
+    pub(super) allowance: u64,
+    /// The longest wait for the client's next piece.
+    pub(super) patience: Duration,
+    /// Runs while the client is waited for.
+    pub(super) timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// The upload broke off; what broke it is in its [`UploadState`].
+#[derive(Debug, thiserror::Error)]
+#[error("the client's upload broke off: {0:?}")]
+pub(super) struct UploadError(UploadFault);
+
+type Polled = Poll<Option<Result<Frame<Bytes>, UploadError>>>;
+
+impl Streaming {
+    fn fail(&self, fault: UploadFault) -> Polled {
+        self.state.fail(fault);
+        Poll::Ready(Some(Err(UploadError(fault))))
+    }
+
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Polled {
+        let Poll::Ready(frame) = Pin::new(&mut self.rest).poll_frame(cx) else {
+            let patience = self.patience;
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+            ready!(timer.as_mut().poll(cx));
+            return self.fail(UploadFault::TooSlow);
+        };
+        self.timer = None;
+        match frame {
+            Some(Ok(frame)) => {
+                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                match self.allowance.checked_sub(length) {
+                    Some(left) => self.allowance = left,
+                    None => return self.fail(UploadFault::TooLarge),
+                }
+                if self.rest.is_end_stream() {
+                    self.state.end();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(_)) => self.fail(UploadFault::Broken),
+            None => {
+                self.state.end();
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = UploadError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+        let this = self.get_mut();
+        match this {
+            RequestBody::Empty => Poll::Ready(None),
+            RequestBody::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *this = RequestBody::Empty;
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            RequestBody::Streaming(streaming) if !streaming.begun.is_empty() => {
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut streaming.begun)))))
+            }
+            RequestBody::Streaming(streaming) => streaming.poll_rest(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            RequestBody::Empty => true,
+            RequestBody::Whole(bytes) => bytes.is_empty(),
+            RequestBody::Streaming(streaming) => streaming.begun.is_empty() && streaming.rest.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            RequestBody::Empty => SizeHint::with_exact(0),
+            RequestBody::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            RequestBody::Streaming(streaming) => match streaming.rest.size_hint().exact() {
+                Some(rest) => SizeHint::with_exact(rest + streaming.begun.len() as u64),
+                None => SizeHint::default(),
+            },
+        }
+    }
+}
