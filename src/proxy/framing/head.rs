@@ -6,7 +6,7 @@
 //! and targets are, and have bounds of their own, so that a client that sends single bytes buys little work with each.
 
 use super::Limits;
-use super::alphabet::{self, PATH, QUERY, TOKEN};
+use super::alphabet::{self, PATH, QUERY};
 use super::refusal::{self as no, Refusal};
 use super::target::{self, Port};
 
@@ -102,7 +102,7 @@ impl HeadScan {
         if first == b'\r' || first == b'\n' {
             return self.empty_line(view);
         }
-        let method_end = alphabet::run(view, self.line, TOKEN);
+        let method_end = alphabet::token(view, self.line);
         match view.get(method_end) {
             _ if method_end - self.line > METHOD_BYTES_MAX => return Line::Refused(no::BAD_METHOD),
             None => return Line::More,
@@ -179,7 +179,7 @@ impl HeadScan {
 
     fn field(&mut self, view: &[u8], limits: &Limits) -> Line {
         let at = self.line;
-        let name_end = alphabet::run(view, at, TOKEN);
+        let name_end = alphabet::token(view, at);
         match view.get(name_end) {
             _ if name_end - at > FIELD_NAME_BYTES_MAX => return Line::Refused(no::BAD_FIELD_NAME),
             None => return Line::More,
@@ -230,7 +230,7 @@ impl HeadScan {
                 }
                 None
             }
-            14 if name[0] | 0x20 == b'c' => match Spelling::of(name, b"content-length") {
+            14 if matches!(name[7], b'-' | b'_') => match Spelling::of(name, b"content-length") {
                 Spelling::Other => None,
                 Spelling::Underscore => Some(no::UNDERSCORE_FRAMING),
                 Spelling::Exact if self.length.is_some() => Some(no::REPEATED_CONTENT_LENGTH),
@@ -239,7 +239,7 @@ impl HeadScan {
                     self.length.is_none().then_some(no::BAD_CONTENT_LENGTH)
                 }
             },
-            17 if name[0] | 0x20 == b't' => match Spelling::of(name, b"transfer-encoding") {
+            17 if matches!(name[8], b'-' | b'_') => match Spelling::of(name, b"transfer-encoding") {
                 Spelling::Other => None,
                 Spelling::Underscore => Some(no::UNDERSCORE_FRAMING),
                 Spelling::Exact if !self.http11 => Some(no::TRANSFER_ENCODING_IN_HTTP10),
