@@ -13,15 +13,26 @@ const BLOCK: usize = 4 * LANES;
 ///
 /// A cost that is not a number counts as infinite.
 pub(super) fn share_minimum(out: &mut [f64], cost: impl Fn(usize) -> f64) {
-    let mut least = f64::INFINITY;
     for (at, out) in out.iter_mut().enumerate() {
-        let cost = cost(at);
-        *out = if cost.is_nan() { f64::INFINITY } else { cost };
-        // `min` would have to respect signed zeros and the like; this is one instruction.
-        least = if cost < least { cost } else { least };
+        *out = cost(at);
     }
+    costs_to_minimum(out);
+}
+
+/// [`share_minimum`] of costs that are in `out` already.
+pub(super) fn costs_to_minimum(out: &mut [f64]) {
+    let mut least = [f64::INFINITY; LANES];
+    let (blocks, rest) = out.as_chunks::<LANES>();
+    for block in blocks.iter().map(<[f64; LANES]>::as_slice).chain([rest]) {
+        for (least, cost) in least.iter_mut().zip(block) {
+            // `f64::min` minds what is not a number; this is one instruction, and such a cost is never less.
+            *least = if *cost < *least { *cost } else { *least };
+        }
+    }
+    let least = least.into_iter().fold(f64::INFINITY, f64::min);
     for out in out {
-        *out = f64::from(u8::from(*out == least));
+        let cost = if out.is_nan() { f64::INFINITY } else { *out };
+        *out = f64::from(u8::from(cost == least));
     }
 }
 

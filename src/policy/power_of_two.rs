@@ -4,7 +4,7 @@
 //! does not save time here (all loads are at hand); it keeps several proxies, or one with stale figures, from all
 //! running to the same node. The pair is not drawn: the policy writes what each node's chance is over all pairs.
 
-use crate::policy::pairs::better_of_two;
+use crate::policy::pairs::costs_to_better_of_two;
 use crate::policy::{Context, Policy};
 
 /// The power of two choices.
@@ -13,10 +13,10 @@ pub(super) struct PowerOfTwo;
 
 impl Policy for PowerOfTwo {
     fn weigh(&self, ctx: &Context<'_>, out: &mut [f64]) {
-        better_of_two(out, |at| {
-            let candidate = &ctx.candidates[at];
-            f64::from(candidate.in_flight + 1) / candidate.weight
-        });
+        for (out, candidate) in out.iter_mut().zip(ctx.candidates) {
+            *out = f64::from(candidate.in_flight + 1) / candidate.weight;
+        }
+        costs_to_better_of_two(out);
     }
 }
 
