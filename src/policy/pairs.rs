@@ -13,12 +13,12 @@ const INDEX_BITS: u32 = NODES_MAX.ilog2();
 const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
 /// The range of keys is divided into 2^10 to 2^11 - 1 buckets for large fleets, 2^6 to 2^7 - 1 for middle ones.
 const BUCKET_BITS: (u32, u32) = (10, 6);
-/// Up to so many nodes, comparing all pairs is cheaper than any preparation.
-const FEW: usize = 16;
+/// For fewer nodes than this, comparing all pairs is cheaper than any preparation.
+const FEW: usize = 17;
 /// Up to so many nodes, the smaller buffers do.
 const MIDDLE: usize = 128;
-/// A bucket with more keys is sorted by the library, which bears any number; a smaller one by insertion.
-const CROWDED: usize = 24;
+/// In a bucket of up to so many keys all are compared; a larger one is sorted, unless it is one large tie.
+const FEW_WORDS: usize = 8;
 
 const _: () = assert!(NODES_MAX.is_power_of_two() && INDEX_BITS == 12);
 
@@ -34,8 +34,8 @@ pub(super) fn costs_to_better_of_two(out: &mut [f64]) {
     }
     match out.len() {
         0..2 => out.fill(1.0),
-        2..=FEW => by_comparing_all(out),
-        ..=MIDDLE => by_ranks::<MIDDLE, { 2 << BUCKET_BITS.1 }>(out, BUCKET_BITS.1),
+        2..FEW => by_comparing_all(out),
+        FEW..=MIDDLE => by_ranks::<MIDDLE, { 2 << BUCKET_BITS.1 }>(out, BUCKET_BITS.1),
         _ => by_ranks::<NODES_MAX, { 2 << BUCKET_BITS.0 }>(out, BUCKET_BITS.0),
     }
 }
@@ -45,6 +45,11 @@ fn key(cost: f64) -> u64 {
     // The bits of floats that are not negative are in the order of the floats.
     let cost = if cost < f64::MAX { cost.max(0.0) } else { f64::MAX };
     cost.to_bits() & !INDEX_MASK
+}
+
+/// What the first wins in half pairs: two against a worse key, one against an equal one.
+fn halves(own: u64, other: u64) -> usize {
+    usize::from(own < other) + usize::from(own <= other)
 }
 
 /// Replaces the keys of a few nodes by their chances.
@@ -58,41 +63,67 @@ fn by_comparing_all(out: &mut [f64]) {
     let pairs = (count * (count - 1)) as f64;
     for (out, own) in out.iter_mut().zip(keys) {
         // Against itself it ties, which is one half pair too many.
-        let wins: u32 = keys.iter().map(|other| u32::from(own < other) + u32::from(own <= other)).sum();
-        *out = f64::from(wins - 1) / pairs;
+        let wins: usize = keys.iter().map(|other| halves(*own, *other)).sum();
+        *out = (wins - 1) as f64 / pairs;
     }
 }
 
 /// Replaces the keys of at most `N` nodes by their chances; `B` is twice 2^`bucket_bits`.
 fn by_ranks<const N: usize, const B: usize>(out: &mut [f64], bucket_bits: u32) {
-    let mut sorted = [0u64; N];
-    let sorted = &mut sorted[..out.len()];
-    sort_into::<B>(out, sorted, bucket_bits);
     let count = out.len();
     let pairs = (count * (count - 1)) as f64;
+    let mut words = [0u64; N];
+    let words = &mut words[..count];
+    let ends = into_buckets::<B>(out, words, bucket_bits);
     let mut start = 0;
-    while start < count {
-        let own = sorted[start] & !INDEX_MASK;
-        let equal = sorted[start..].iter().take_while(|word| *word & !INDEX_MASK == own).count();
-        let end = start + equal;
-        // In half pairs: two for each that is worse, one for each other that is equal.
-        let chance = (2 * (count - end) + (equal - 1)) as f64 / pairs;
-        for word in &sorted[start..end] {
-            out[(word & INDEX_MASK) as usize] = chance;
-        }
+    for end in ends.map(usize::from) {
+        // All pairs with a later bucket are won: two half pairs each.
+        let won = 2 * (count - end);
+        let bucket = &mut words[start..end];
         start = end;
+        if let [word] = bucket {
+            out[index(*word)] = won as f64 / pairs;
+        } else if bucket.len() <= FEW_WORDS {
+            for word in bucket.iter() {
+                let own = word & !INDEX_MASK;
+                let wins: usize = bucket.iter().map(|other| halves(own, other & !INDEX_MASK)).sum();
+                out[index(*word)] = (won + wins - 1) as f64 / pairs;
+            }
+        } else {
+            if !bucket.is_sorted() {
+                bucket.sort_unstable();
+            }
+            rank_sorted(bucket, won, pairs, out);
+        }
     }
 }
 
-/// Writes the keys, with their indexes in the last bits, into `sorted` in ascending order.
-fn sort_into<const B: usize>(keys: &[f64], sorted: &mut [u64], bucket_bits: u32) {
+/// Writes the chances of a sorted bucket whose members win `won` half pairs against others.
+fn rank_sorted(bucket: &[u64], won: usize, pairs: f64, out: &mut [f64]) {
+    let mut worse = bucket.len();
+    for equal in bucket.chunk_by(|a, b| a & !INDEX_MASK == b & !INDEX_MASK) {
+        worse -= equal.len();
+        let chance = (won + 2 * worse + equal.len() - 1) as f64 / pairs;
+        for word in equal {
+            out[index(*word)] = chance;
+        }
+    }
+}
+
+fn index(word: u64) -> usize {
+    (word & INDEX_MASK) as usize
+}
+
+/// Writes the keys, with their indexes in the last bits, into `words`, bucket after bucket in ascending order. Returns
+/// where each bucket ends. Within a bucket the order is that of the indexes.
+fn into_buckets<const B: usize>(keys: &[f64], words: &mut [u64], bucket_bits: u32) -> [u16; B] {
     let (mut least, mut most) = (u64::MAX, 0);
     for key in keys {
         (least, most) = (least.min(key.to_bits()), most.max(key.to_bits()));
     }
     let shift = (u64::BITS - (most - least).leading_zeros()).saturating_sub(bucket_bits + 1);
     let bucket = |key: &f64| ((key.to_bits() - least) >> shift) as usize;
-    // First the number of keys in each bucket, then where the next key of the bucket goes.
+    // First the number of keys in each bucket, then where the next key of the bucket goes: in the end, its end.
     let mut places = [0u16; B];
     for key in keys {
         places[bucket(key)] += 1;
@@ -103,31 +134,10 @@ fn sort_into<const B: usize>(keys: &[f64], sorted: &mut [u64], bucket_bits: u32)
     }
     for (at, key) in keys.iter().enumerate() {
         let place = &mut places[bucket(key)];
-        sorted[usize::from(*place)] = key.to_bits() | at as u64;
+        words[usize::from(*place)] = key.to_bits() | at as u64;
         *place += 1;
     }
-    // Each place is now the end of its bucket. Equal keys came in the order of their indexes.
-    let mut start = 0;
-    for end in places.map(usize::from) {
-        if end - start > CROWDED && !sorted[start..end].is_sorted() {
-            sorted[start..end].sort_unstable();
-        }
-        start = end;
-    }
-    insertion_sort(sorted);
-}
-
-/// Sorts what is almost sorted: nothing is further from its place than a bucket is long.
-fn insertion_sort(words: &mut [u64]) {
-    for next in 1..words.len() {
-        let word = words[next];
-        let mut place = next;
-        while place > 0 && words[place - 1] > word {
-            words[place] = words[place - 1];
-            place -= 1;
-        }
-        words[place] = word;
-    }
+    places
 }
 
 #[cfg(test)]

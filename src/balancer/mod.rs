@@ -5,26 +5,31 @@
 //! exactly once, whatever happens in between. Everything that wants to know of attempts (metrics, policies that learn,
 //! the sample store) hears of them here as an [`Observer`], not in the data path.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+mod refusal;
+#[cfg(test)]
+mod tests;
+mod ticket;
+
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use crate::clock::{Clock, Time};
 use crate::fleet::{Before, Change, Fleet, FleetError, Node, State, Thresholds};
 use crate::node::NodeId;
-use crate::outcome::{Censor, Outcome, Sample};
+use crate::outcome::Sample;
 use crate::policy::{Candidate, Context, Policy, PolicyId, draw};
 use crate::request::RequestShape;
+
+use refusal::why_none;
+pub use refusal::{Reason, Rejection};
+pub use ticket::Ticket;
 
 /// How often a decision is made anew because another thread took the last place at the chosen node in between.
 ///
 /// Each such race means that somebody else made progress; after this many the nodes are as good as full.
 const RACES_MAX: u32 = 32;
-
-/// How long a refused client should wait when nobody knows better.
-const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 
 /// Somebody who hears of every attempt. Called on the request path: must be quick and must not block.
 pub trait Observer: Send + Sync {
@@ -74,47 +79,6 @@ pub struct Decision {
     pub before: Before,
     /// Predicted response time in seconds; NaN where nothing predicts.
     pub predicted_s: f64,
-}
-
-/// Why there is no node for a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// The fleet is empty.
-    NoNodes,
-    /// No node serves the model that the request names.
-    UnknownModel,
-    /// Every node that could serve it is down or draining.
-    NoHealthyNode,
-    /// Every healthy node is at its limit or said that it is full.
-    AllFull,
-    /// Every node that could serve it has been tried.
-    AllTried,
-}
-
-impl Reason {
-    /// Every reason, for series that exist from the start.
-    pub const ALL: [Reason; 5] =
-        [Reason::NoNodes, Reason::UnknownModel, Reason::NoHealthyNode, Reason::AllFull, Reason::AllTried];
-
-    /// A short word for logs and metrics labels.
-    pub fn word(self) -> &'static str {
-        match self {
-            Reason::NoNodes => "no_nodes",
-            Reason::UnknownModel => "unknown_model",
-            Reason::NoHealthyNode => "no_healthy_node",
-            Reason::AllFull => "all_full",
-            Reason::AllTried => "all_tried",
-        }
-    }
-}
-
-/// A refusal: a value that knows when to come back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rejection {
-    /// Why.
-    pub reason: Reason,
-    /// When to come back, where coming back can help.
-    pub retry_after: Option<Duration>,
 }
 
 /// The answer to "where does it go?".
@@ -264,9 +228,6 @@ impl Balancer {
             let Some(before) = node.live.ledger.try_start(now, node.spec.limit(), shape.prompt_tokens) else {
                 continue;
             };
-            for observer in &self.observers {
-                observer.started(node, active.id);
-            }
             let decision = Decision {
                 node: Arc::clone(node),
                 propensity,
@@ -275,7 +236,12 @@ impl Balancer {
                 before,
                 predicted_s: f64::NAN,
             };
-            return Verdict::Go(Ticket::new(Arc::clone(self), decision, now, shape));
+            // From here on the ticket answers for the place in the ledger, even if an observer panics.
+            let ticket = Ticket::new(Arc::clone(self), decision, now, shape);
+            for observer in &self.observers {
+                observer.started(ticket.node(), active.id);
+            }
+            return Verdict::Go(ticket);
         }
         Verdict::Refuse(why_none(&fleet, now, shape, tried))
     }
@@ -293,152 +259,6 @@ fn gather(fleet: &Fleet, now: Time, shape: &RequestShape, tried: &[NodeId], cand
             && node.spec.serves(model);
         if may {
             candidates.push(Candidate { index: index as u32, in_flight, weight: node.spec.weight });
-        }
-    }
-}
-
-/// The most telling reason for an empty list of candidates.
-fn why_none(fleet: &Fleet, now: Time, shape: &RequestShape, tried: &[NodeId]) -> Rejection {
-    let refuse = |reason, retry_after| Rejection { reason, retry_after };
-    if fleet.nodes().is_empty() {
-        return refuse(Reason::NoNodes, Some(RETRY_AFTER_DEFAULT));
-    }
-    let serving = || fleet.nodes().iter().filter(|node| node.spec.serves(shape.model.as_deref()));
-    if serving().next().is_none() {
-        return refuse(Reason::UnknownModel, None);
-    }
-    let healthy = || serving().filter(|node| matches!(node.live.health.state(now), State::Up | State::Full));
-    if healthy().next().is_none() {
-        return refuse(Reason::NoHealthyNode, Some(RETRY_AFTER_DEFAULT));
-    }
-    if healthy().all(|node| tried.contains(&node.id)) {
-        return refuse(Reason::AllTried, Some(RETRY_AFTER_DEFAULT));
-    }
-    let soonest = healthy().map(|node| node.live.health.full_until().since(now)).min();
-    refuse(Reason::AllFull, Some(soonest.unwrap_or_default().max(RETRY_AFTER_DEFAULT)))
-}
-
-/// An attempt in flight. Finish it with [`Ticket::finish`]; a dropped one counts as [`Censor::Dropped`].
-pub struct Ticket {
-    balancer: Arc<Balancer>,
-    decision: Decision,
-    sample: Sample,
-    last_event: Option<Time>,
-    ended: bool,
-}
-
-impl std::fmt::Debug for Ticket {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ticket").field("decision", &self.decision).field("sample", &self.sample).finish()
-    }
-}
-
-impl Ticket {
-    fn new(balancer: Arc<Balancer>, decision: Decision, now: Time, shape: &RequestShape) -> Ticket {
-        let sample = Sample {
-            node: decision.node.id,
-            slot: decision.node.slot,
-            kind: shape.kind,
-            streaming: shape.streaming,
-            prompt_tokens: shape.prompt_tokens,
-            output_tokens_max: shape.output_tokens_max,
-            in_flight: decision.before.in_flight,
-            waiting: decision.before.waiting,
-            waiting_prompt_tokens: decision.before.waiting_prompt_tokens,
-            propensity: decision.propensity,
-            policy: decision.policy.0,
-            predictor_version: balancer.predictor_version.load(Ordering::Relaxed),
-            predicted_s: decision.predicted_s,
-            started: now,
-            ttfb: None,
-            total: Duration::ZERO,
-            mean_in_flight: f64::from(decision.before.in_flight + 1),
-            events: 0,
-            gaps: Duration::ZERO,
-            output_tokens: None,
-            usage_prompt_tokens: None,
-            outcome: Outcome::Censored(Censor::Dropped),
-        };
-        Ticket { balancer, decision, sample, last_event: None, ended: false }
-    }
-
-    /// What was decided.
-    pub fn decision(&self) -> &Decision {
-        &self.decision
-    }
-
-    /// Where it runs.
-    pub fn node(&self) -> &Arc<Node> {
-        &self.decision.node
-    }
-
-    /// When the attempt started.
-    pub fn started(&self) -> Time {
-        self.sample.started
-    }
-
-    /// The first byte of the response body came. Only the first call counts.
-    pub fn first_byte(&mut self, now: Time) {
-        if self.sample.ttfb.is_none() {
-            self.sample.ttfb = Some(now.since(self.sample.started));
-            self.decision.node.live.ledger.first_byte(now, self.sample.prompt_tokens);
-        }
-    }
-
-    /// `events` streamed events came in one read. The first read of events starts the measurement of gaps.
-    pub fn events(&mut self, now: Time, events: u32) {
-        if events == 0 {
-            return;
-        }
-        if let Some(last) = self.last_event {
-            let gap = now.since(last);
-            self.sample.gaps += gap;
-            self.decision.node.live.ledger.events(now, events, gap);
-        }
-        self.last_event = Some(now);
-        self.sample.events = self.sample.events.saturating_add(events);
-    }
-
-    /// The response told its tokens.
-    pub fn usage(&mut self, prompt_tokens: Option<u32>, output_tokens: Option<u32>) {
-        self.sample.usage_prompt_tokens = prompt_tokens.or(self.sample.usage_prompt_tokens);
-        self.sample.output_tokens = output_tokens.or(self.sample.output_tokens);
-    }
-
-    /// Ends the attempt and returns its sample.
-    pub fn finish(mut self, now: Time, outcome: Outcome) -> Sample {
-        self.end(now, outcome);
-        self.sample
-    }
-
-    fn end(&mut self, now: Time, outcome: Outcome) {
-        if std::mem::replace(&mut self.ended, true) {
-            return;
-        }
-        let node = &self.decision.node;
-        let waiting = self.sample.ttfb.is_none().then_some(self.sample.prompt_tokens);
-        let load = node.live.ledger.end(now, waiting);
-        self.sample.total = now.since(self.sample.started);
-        self.sample.mean_in_flight = load.mean_since(self.decision.before.load, self.sample.total);
-        self.sample.outcome = outcome;
-        if matches!(outcome, Outcome::Completed { .. }) {
-            node.live.ledger.sign_of_life(now);
-        }
-        let thresholds = **self.balancer.thresholds.load();
-        let change = node.live.health.observe(&outcome, now, thresholds);
-        self.balancer.tell(node, change);
-        self.balancer.policy.load().policy.observe(node, &self.sample);
-        for observer in &self.balancer.observers {
-            observer.finished(node, &self.sample);
-        }
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if !self.ended {
-            let now = self.balancer.clock.now();
-            self.end(now, Outcome::Censored(Censor::Dropped));
         }
     }
 }

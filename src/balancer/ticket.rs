@@ -1,0 +1,146 @@
+//! An attempt from its decision to its end.
+//!
+//! A ticket counts in its node's ledger until it is finished or dropped, exactly once, and ends with a [`Sample`] that
+//! everybody hears of. It holds its node, so a node that is removed in mid-flight ends its attempts properly, and asks
+//! for the active policy only at the end, so a switch in mid-flight tells the new one. It knows nothing of HTTP.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::balancer::{Balancer, Decision};
+use crate::clock::Time;
+use crate::fleet::Node;
+use crate::outcome::{Censor, Outcome, Sample};
+use crate::request::RequestShape;
+
+/// An attempt in flight. Finish it with [`Ticket::finish`]; a dropped one counts as [`Censor::Dropped`].
+pub struct Ticket {
+    balancer: Arc<Balancer>,
+    decision: Decision,
+    sample: Sample,
+    last_event: Option<Time>,
+    ended: bool,
+}
+
+impl std::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ticket").field("decision", &self.decision).field("sample", &self.sample).finish()
+    }
+}
+
+impl Ticket {
+    pub(super) fn new(balancer: Arc<Balancer>, decision: Decision, now: Time, shape: &RequestShape) -> Ticket {
+        let sample = Sample {
+            node: decision.node.id,
+            slot: decision.node.slot,
+            kind: shape.kind,
+            streaming: shape.streaming,
+            prompt_tokens: shape.prompt_tokens,
+            output_tokens_max: shape.output_tokens_max,
+            in_flight: decision.before.in_flight,
+            waiting: decision.before.waiting,
+            waiting_prompt_tokens: decision.before.waiting_prompt_tokens,
+            propensity: decision.propensity,
+            policy: decision.policy.0,
+            predictor_version: balancer.predictor_version.load(Ordering::Relaxed),
+            predicted_s: decision.predicted_s,
+            started: now,
+            ttfb: None,
+            total: Duration::ZERO,
+            mean_in_flight: f64::from(decision.before.in_flight + 1),
+            events: 0,
+            gaps: Duration::ZERO,
+            output_tokens: None,
+            usage_prompt_tokens: None,
+            outcome: Outcome::Censored(Censor::Dropped),
+        };
+        Ticket { balancer, decision, sample, last_event: None, ended: false }
+    }
+
+    /// What was decided.
+    pub fn decision(&self) -> &Decision {
+        &self.decision
+    }
+
+    /// The sample as it stands.
+    #[cfg(test)]
+    pub(super) fn sample(&self) -> &Sample {
+        &self.sample
+    }
+
+    /// Where it runs.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.decision.node
+    }
+
+    /// When the attempt started.
+    pub fn started(&self) -> Time {
+        self.sample.started
+    }
+
+    /// The first byte of the response body came. Only the first call counts.
+    pub fn first_byte(&mut self, now: Time) {
+        if self.sample.ttfb.is_none() {
+            self.sample.ttfb = Some(now.since(self.sample.started));
+            self.decision.node.live.ledger.first_byte(now, self.sample.prompt_tokens);
+        }
+    }
+
+    /// `events` streamed events came in one read. The first read of events starts the measurement of gaps.
+    pub fn events(&mut self, now: Time, events: u32) {
+        if events == 0 {
+            return;
+        }
+        if let Some(last) = self.last_event {
+            let gap = now.since(last);
+            self.sample.gaps += gap;
+            self.decision.node.live.ledger.events(now, events, gap);
+        }
+        self.last_event = Some(now);
+        self.sample.events = self.sample.events.saturating_add(events);
+    }
+
+    /// The response told its tokens.
+    pub fn usage(&mut self, prompt_tokens: Option<u32>, output_tokens: Option<u32>) {
+        self.sample.usage_prompt_tokens = prompt_tokens.or(self.sample.usage_prompt_tokens);
+        self.sample.output_tokens = output_tokens.or(self.sample.output_tokens);
+    }
+
+    /// Ends the attempt and returns its sample.
+    pub fn finish(mut self, now: Time, outcome: Outcome) -> Sample {
+        self.end(now, outcome);
+        self.sample
+    }
+
+    fn end(&mut self, now: Time, outcome: Outcome) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let node = &self.decision.node;
+        let waiting = self.sample.ttfb.is_none().then_some(self.sample.prompt_tokens);
+        let load = node.live.ledger.end(now, waiting);
+        self.sample.total = now.since(self.sample.started);
+        self.sample.mean_in_flight = load.mean_since(self.decision.before.load, self.sample.total);
+        self.sample.outcome = outcome;
+        if matches!(outcome, Outcome::Completed { .. }) {
+            node.live.ledger.sign_of_life(now);
+        }
+        let thresholds = **self.balancer.thresholds.load();
+        let change = node.live.health.observe(&outcome, now, thresholds);
+        self.balancer.tell(node, change);
+        self.balancer.policy.load().policy.observe(node, &self.sample);
+        for observer in &self.balancer.observers {
+            observer.finished(node, &self.sample);
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.ended {
+            let now = self.balancer.clock.now();
+            self.end(now, Outcome::Censored(Censor::Dropped));
+        }
+    }
+}
