@@ -6,6 +6,7 @@ pub mod admin;
 pub mod admission;
 pub mod app;
 pub mod balancer;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod emulator;

@@ -83,6 +83,7 @@ pub(super) struct Exchange {
     outstanding: Arc<AtomicUsize>,
     planned: Planned,
     intended: Instant,
+    late: Duration,
     ttfb: Option<Duration>,
     node: Option<String>,
     ending: Ending,
@@ -95,7 +96,8 @@ impl Exchange {
         planned: Planned,
         intended: Instant,
     ) -> Exchange {
-        Exchange { recorder, outstanding, planned, intended, ttfb: None, node: None, ending: Ending::Unfinished }
+        let late = intended.elapsed();
+        Exchange { recorder, outstanding, planned, intended, late, ttfb: None, node: None, ending: Ending::Unfinished }
     }
 
     pub(super) async fn run(mut self, pool: Arc<Pool>) {
@@ -138,6 +140,7 @@ impl Drop for Exchange {
         let measured = Measured {
             at: self.planned.at,
             node: None,
+            late_s: self.late.as_secs_f64(),
             ttfb_s: self.ttfb.map_or(f64::NAN, |ttfb| ttfb.as_secs_f64()),
             total_s: self.intended.elapsed().as_secs_f64(),
             ending: self.ending,

@@ -1,6 +1,6 @@
 //! What a load generator measures, and its summary.
 //!
-//! Every request is kept (48 bytes each, as many as the load allows), so quantiles are exact: a histogram would save
+//! Every request is kept (56 bytes each, as many as the load allows), so quantiles are exact: a histogram would save
 //! memory that a bounded run does not need. Requests that did not finish count with the time they had waited so far:
 //! leaving them out would make a server that never answers look fast.
 
@@ -36,17 +36,19 @@ pub struct Measured {
     pub at: Duration,
     /// Index into [`Recorder::nodes`].
     pub node: Option<u16>,
-    /// From then to the first byte of the body, in seconds; NaN without one.
+    /// How late it was sent, in seconds: what the generator itself adds to the times below.
+    pub late_s: f64,
+    /// From `at` to the first byte of the body, in seconds; NaN without one.
     pub ttfb_s: f64,
-    /// From then to the end, in seconds; NaN if it was not sent.
+    /// From `at` to the end, in seconds; NaN if it was not sent.
     pub total_s: f64,
     /// How it ended.
     pub ending: Ending,
 }
 
 impl Measured {
-    pub(super) fn not_sent(at: Duration) -> Measured {
-        Measured { at, node: None, ttfb_s: f64::NAN, total_s: f64::NAN, ending: Ending::NotSent }
+    pub(super) fn not_sent(at: Duration, late_s: f64) -> Measured {
+        Measured { at, node: None, late_s, ttfb_s: f64::NAN, total_s: f64::NAN, ending: Ending::NotSent }
     }
 }
 
@@ -124,6 +126,9 @@ pub struct Summary {
     pub unfinished: usize,
     /// Not sent because too many were in flight; in no time below.
     pub not_sent: usize,
+    /// Quantiles up to this are exact, greater ones are lower bounds: it is the shortest time that an unfinished request
+    /// had waited (infinite without one), or 0 where requests were not sent.
+    pub exact_to_s: f64,
     /// Mean response time of answered and unfinished requests.
     pub mean_s: f64,
     /// Median of it.
@@ -136,6 +141,9 @@ pub struct Summary {
     pub ttfb_p50_s: f64,
     /// 99 % of first bytes come no later.
     pub ttfb_p99_s: f64,
+    /// 99 % of requests were sent no later than this after they should have been: beyond some milliseconds, the machine
+    /// was too slow for this load, and the times above are partly its own.
+    pub late_p99_s: f64,
 }
 
 impl Summary {
@@ -147,22 +155,27 @@ impl Summary {
         let totals = sorted(waited().map(|one| one.total_s));
         // Who has no first byte yet has waited at least so long for it.
         let ttfbs = sorted(waited().map(|one| if one.ttfb_s.is_nan() { one.total_s } else { one.ttfb_s }));
+        let not_sent = count(|ending| *ending == Ending::NotSent);
+        let unfinished = counted().filter(|one| one.ending == Ending::Unfinished);
+        let shortest_unfinished_s = unfinished.map(|one| one.total_s).fold(f64::INFINITY, f64::min);
         Summary {
             requests: counted().count(),
             answered: count(|ending| *ending == Ending::Answered),
             errors: count(|ending| matches!(ending, Ending::Status(_) | Ending::Broken)),
             unfinished: count(|ending| *ending == Ending::Unfinished),
-            not_sent: count(|ending| *ending == Ending::NotSent),
+            not_sent,
+            exact_to_s: if not_sent > 0 { 0.0 } else { shortest_unfinished_s },
             mean_s: if totals.is_empty() { f64::NAN } else { totals.iter().sum::<f64>() / totals.len() as f64 },
             p50_s: quantile(&totals, 0.5),
             p90_s: quantile(&totals, 0.9),
             p99_s: quantile(&totals, 0.99),
             ttfb_p50_s: quantile(&ttfbs, 0.5),
             ttfb_p99_s: quantile(&ttfbs, 0.99),
+            late_p99_s: quantile(&sorted(counted().map(|one| one.late_s)), 0.99),
         }
     }
 
-    /// Whether the load outran the fleet so that the times are lower bounds.
+    /// Whether the mean is a lower bound: somebody still waited at the end, or was never let in.
     pub fn is_lower_bound(&self) -> bool {
         self.unfinished > 0 || self.not_sent > 0
     }
@@ -185,7 +198,7 @@ mod tests {
     use super::*;
 
     fn measured(second: u64, total_s: f64, ending: Ending) -> Measured {
-        Measured { at: Duration::from_secs(second), node: None, ttfb_s: total_s / 10.0, total_s, ending }
+        Measured { at: Duration::from_secs(second), node: None, late_s: 0.0, ttfb_s: total_s / 10.0, total_s, ending }
     }
 
     #[test]
@@ -205,16 +218,21 @@ mod tests {
             Measured { ttfb_s: f64::NAN, ..measured(7, 8.0, Ending::Unfinished) },
             measured(8, 0.001, Ending::Status(500)),
             measured(8, 0.001, Ending::Broken),
-            Measured::not_sent(Duration::from_secs(9)),
+            Measured::not_sent(Duration::from_secs(9), 0.002),
         ];
         let summary = Summary::of(&all, Duration::from_secs(5));
         assert_eq!((summary.requests, summary.answered, summary.errors), (6, 2, 2));
         assert_eq!((summary.unfinished, summary.not_sent, summary.is_lower_bound()), (1, 1, true));
+        assert_eq!((summary.late_p99_s, summary.exact_to_s), (0.002, 0.0));
         assert_eq!((summary.mean_s, summary.p50_s, summary.p99_s, summary.ttfb_p99_s), (4.0, 3.0, 8.0, 8.0));
     }
 
     #[test]
-    fn a_summary_of_nothing_is_not_a_fast_one() {
+    fn quantiles_say_how_far_they_are_exact_and_nothing_is_not_fast() {
+        let kept_up = [measured(5, 1.0, Ending::Answered), measured(6, 2.0, Ending::Unfinished)];
+        let summary = Summary::of(&kept_up, Duration::ZERO);
+        assert_eq!((summary.exact_to_s, summary.is_lower_bound()), (2.0, true));
+        assert_eq!(Summary::of(&kept_up[..1], Duration::ZERO).exact_to_s, f64::INFINITY);
         let nothing = Summary::of(&[], Duration::ZERO);
         assert!(nothing.mean_s.is_nan() && nothing.p99_s.is_nan() && nothing.requests == 0);
     }

@@ -199,7 +199,7 @@ pub async fn run(spec: LoadSpec, recorder: &Arc<Recorder>, stop: &Stop) {
             tokio::time::sleep_until(intended).await;
             while requests.try_join_next().is_some() {}
             if outstanding.load(Ordering::Relaxed) >= outstanding_max {
-                recorder.add(None, Measured::not_sent(planned.at));
+                recorder.add(None, Measured::not_sent(planned.at, intended.elapsed().as_secs_f64()));
                 continue;
             }
             outstanding.fetch_add(1, Ordering::Relaxed);

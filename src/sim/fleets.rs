@@ -96,7 +96,7 @@ pub const NAMES: &[&str] = &["study", "middle", "knee", "plain", "plain-equal", 
 
 impl SimFleet {
     /// One of [`NAMES`]: `study` (2 fast, 2 middle, 4 slow), `middle` (8 equal ones), `knee` (flat up to a batch
-    /// limit), `plain` (speeds 1, 1, 1, 1, 2, 2, 4, 4), `plain-equal` (8 of speed 2), `measured` (2 of 8 H100, 2 of 8
+    /// limit), `plain` (speeds 1, 1, 1, 1, 2, 2, 4, 4), `plain-equal` (8 of speed 1), `measured` (2 of 8 H100, 2 of 8
     /// A100, 4 of 4 A100, 64 slots).
     pub fn named(name: &str) -> Option<SimFleet> {
         let batch = ServerSpec::Batch;
@@ -111,7 +111,7 @@ impl SimFleet {
                 ("knee64-late", 2, batch(knee(0.030, 64))),
             ],
             "plain" => vec![("speed1", 4, plain(1.0)), ("speed2", 2, plain(2.0)), ("speed4", 2, plain(4.0))],
-            "plain-equal" => vec![("speed2", 8, plain(2.0))],
+            "plain-equal" => vec![("speed1", 8, plain(1.0))],
             "measured" => {
                 vec![("h100x8", 2, batch(H100_8)), ("a100x8", 2, batch(A100_8)), ("a100x4", 4, batch(A100_4))]
             }

@@ -1,15 +1,26 @@
-//! Model servers in virtual time: pure engines, no sockets, no clock of their own.
+//! The simulator: model servers in virtual time, workloads, and the real balancer between them.
 //!
-//! An engine is told what time it is and answers with what happened by then, so the same code serves twice: the
-//! simulator jumps from event to event through an hour of traffic in seconds, and the emulator on real sockets lets
-//! the machine's clock drive it. A queueing formula would be faster still, but would not show what routing does to
-//! batches, slots and queues. Engines know nothing of networks, failures of requests, or the balancer.
+//! Engines ([`batch`], [`plain`]) are pure: told what time it is, they answer with what happened by then, so the same
+//! code serves twice. The emulator on real sockets lets the machine's clock drive it; the [`driver`] jumps from event to
+//! event and puts an hour of traffic through the production [`Balancer`](crate::balancer::Balancer) in seconds. A
+//! queueing formula would be faster still, but would not show what routing does to batches, slots and queues, and a
+//! reimplementation of the policies would show what that one does. Engines know nothing of networks, failures of
+//! requests, or the balancer. Not simulated: the time that connections and the proxy itself take.
 
 pub mod batch;
+pub mod driver;
 pub mod fleets;
+mod flights;
 pub mod plain;
 pub mod random;
+pub mod report;
+pub mod result;
+pub mod roster;
+pub mod scenario;
 mod server;
+pub mod statistics;
+pub mod workload;
+pub mod yardstick;
 
 pub use batch::{BatchServer, BatchSpec};
 pub use fleets::{ServerSpec, SimFleet, SimNode};

@@ -97,6 +97,25 @@ impl PlainServer {
         self.running.iter().map(|job| job.end).min()
     }
 
+    /// When a request with that work would end if it arrived now, all speeds staying as they are; `None` for a
+    /// hanging server.
+    pub fn would_end(&self, now: Time, work_s: f64) -> Option<Time> {
+        if self.paused.is_some() {
+            return None;
+        }
+        let mut free: Vec<Time> = self.running.iter().map(|job| job.end).collect();
+        free.resize(self.spec.workers as usize, now);
+        let waiting = self.queue.iter().map(|(_, work_s)| *work_s).chain([work_s]);
+        let mut end = now;
+        for work_s in waiting {
+            let earliest = free.iter_mut().min()?;
+            let taken = micros(work_s / (self.spec.speed * self.speed));
+            *earliest = Time::from_micros(earliest.as_micros().saturating_add(taken));
+            end = *earliest;
+        }
+        Some(end)
+    }
+
     /// Finishes everything that is done by `now`; a free worker takes the next request at the moment it becomes free.
     pub fn advance(&mut self, now: Time, tell: &mut impl FnMut(Event<'_>)) {
         while let Some(end) = self.next_event().filter(|end| *end <= now) {
@@ -190,6 +209,18 @@ mod tests {
         assert!(ends(&mut server, 10.0).is_empty());
         server.resume(at(10.0));
         assert_eq!(ends(&mut server, 20.0), [(1, 10.5), (2, 11.5)]);
+    }
+
+    #[test]
+    fn what_would_end_when_is_what_then_happens() {
+        let mut server = PlainServer::new(PlainSpec { workers: 2, speed: 2.0 });
+        for (id, work_s) in [(1, 2.0), (2, 6.0), (3, 1.0)] {
+            let foreseen = server.would_end(at(0.0), work_s);
+            assert_eq!(foreseen, Some(at([1.0, 3.0, 1.5][id as usize - 1])));
+            server.submit(at(0.0), id, work_s);
+        }
+        server.pause(at(0.5));
+        assert_eq!(server.would_end(at(0.5), 1.0), None);
     }
 
     #[test]

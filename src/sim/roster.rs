@@ -1,0 +1,126 @@
+//! Who competes in a simulation: from a policy's name to a balancer that is ready to route.
+//!
+//! Every registered policy can be named, and the yardsticks of [`crate::sim::yardstick`]. A balancer that learns
+//! brings [`Hook`]s: what a trainer's thread does every half second in production, the driver calls in virtual time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::balancer::Balancer;
+use crate::clock::{Clock, Time};
+use crate::fleet::{Fleet, FleetError};
+use crate::policy::{self, Policy, PolicyId};
+use crate::sim::scenario::Scenario;
+use crate::sim::yardstick::{C3, Foresight, GreedyOracle, Prequal};
+
+/// Least connections with each node's true capacity as its weight: what an operator could reach who knew them.
+pub const ORACLE_WEIGHTED: &str = "oracle-weighted-least-connections";
+/// See [`C3`].
+pub const C3_NAME: &str = "c3";
+/// See [`Prequal`].
+pub const PREQUAL: &str = "prequal";
+/// See [`GreedyOracle`].
+pub const GREEDY: &str = "greedy-oracle";
+
+/// The names that only the simulator knows.
+pub const YARDSTICKS: &[&str] = &[ORACLE_WEIGHTED, C3_NAME, PREQUAL, GREEDY];
+
+/// Something that wants to be called at regular times.
+pub struct Hook {
+    /// How often; the first time after one interval.
+    pub every: Duration,
+    /// What.
+    pub call: Box<dyn FnMut(Time)>,
+}
+
+/// One proxy of a simulation.
+pub struct Instance {
+    /// Who decides.
+    pub balancer: Arc<Balancer>,
+    /// What runs beside it.
+    pub hooks: Vec<Hook>,
+    /// Whether nodes that join bring their capacity as weight.
+    pub weighted: bool,
+}
+
+impl std::fmt::Debug for Instance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Instance").field("balancer", &self.balancer).field("hooks", &self.hooks.len()).finish()
+    }
+}
+
+/// What an instance is made of.
+#[derive(Debug)]
+pub struct Setup<'a> {
+    /// What is simulated.
+    pub scenario: &'a Scenario,
+    /// Virtual time.
+    pub clock: &'a Clock,
+    /// A seed of this instance's own.
+    pub seed: u64,
+    /// What the driver tells of the request to be placed.
+    pub foresight: &'a Foresight,
+}
+
+/// Why nobody of that name can compete.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RosterError {
+    /// No such policy.
+    #[error("no policy is named {0:?}; known are {known}", known = names().join(", "))]
+    Unknown(String),
+    /// It needs more knowledge than there is.
+    #[error("{GREEDY} can tell when a request ends on plain servers only")]
+    NeedsPlain,
+    /// The scenario's fleet cannot be.
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
+}
+
+/// Every name that can be simulated.
+pub fn names() -> Vec<&'static str> {
+    policy::names().into_iter().chain(YARDSTICKS.iter().copied()).collect()
+}
+
+/// Whether `name` can compete in `scenario`.
+///
+/// # Errors
+/// It is unknown, or needs more knowledge than the scenario's fleet can give.
+pub fn check(name: &str, scenario: &Scenario) -> Result<(), RosterError> {
+    if name == GREEDY && !scenario.is_plain() {
+        return Err(RosterError::NeedsPlain);
+    }
+    if PolicyId::named(name).is_some() || YARDSTICKS.contains(&name) {
+        return Ok(());
+    }
+    Err(RosterError::Unknown(name.to_owned()))
+}
+
+/// A proxy that routes by the policy `name`.
+///
+/// # Errors
+/// Those of [`check`], and a fleet with two nodes of one name.
+pub fn make(name: &str, setup: &Setup<'_>) -> Result<Instance, RosterError> {
+    check(name, setup.scenario)?;
+    let weighted = name == ORACLE_WEIGHTED;
+    let fleet = fleet(setup.scenario, weighted)?;
+    let unlisted = |policy: Arc<dyn Policy>, fleet| {
+        Balancer::with_policy(fleet, PolicyId::UNLISTED, policy, setup.clock.clone(), Vec::new())
+    };
+    let balancer = match name {
+        C3_NAME => unlisted(Arc::new(C3::new(setup.scenario.proxies)), fleet),
+        PREQUAL => unlisted(Arc::new(Prequal::new(setup.seed)), fleet),
+        GREEDY => unlisted(Arc::new(GreedyOracle::new(setup.foresight.clone())), fleet),
+        _ => {
+            let name = if weighted { "least-connections" } else { name };
+            let id = PolicyId::named(name).ok_or_else(|| RosterError::Unknown(name.to_owned()))?;
+            Balancer::new(fleet, id, setup.clock.clone(), Vec::new())
+        }
+    };
+    Ok(Instance { balancer: Arc::new(balancer), hooks: Vec::new(), weighted })
+}
+
+/// The fleet as it is configured at the start; weighted by true capacity where that is asked for.
+fn fleet(scenario: &Scenario, weighted: bool) -> Result<Fleet, FleetError> {
+    let present = scenario.nodes.iter().filter(|node| !node.joins_later);
+    present.map(|node| node.spec(weighted)).try_fold(Fleet::default(), |fleet, spec| fleet.with(spec))
+}
