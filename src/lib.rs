@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod emulator;
 pub mod fleet;
+pub mod learn;
 pub mod load;
 pub mod node;
 pub mod outcome;

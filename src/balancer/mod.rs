@@ -10,13 +10,13 @@ mod refusal;
 mod tests;
 mod ticket;
 
-use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
 use crate::clock::{Clock, Time};
 use crate::fleet::{Before, Change, Fleet, FleetError, Node, State, Thresholds};
+use crate::learn::Learned;
 use crate::node::NodeId;
 use crate::outcome::Sample;
 use crate::policy::{Candidate, Context, Policy, PolicyId, draw};
@@ -79,6 +79,8 @@ pub struct Decision {
     pub before: Before,
     /// Predicted response time in seconds; NaN where nothing predicts.
     pub predicted_s: f64,
+    /// Version of the predictor that said so; 0 for none.
+    pub predictor_version: u32,
 }
 
 /// The answer to "where does it go?".
@@ -99,13 +101,13 @@ struct ActivePolicy {
 /// The coordinator. One per process; every method may be called from any thread.
 pub struct Balancer {
     fleet: ArcSwap<Fleet>,
+    learned: Arc<Learned>,
     policy: ArcSwap<ActivePolicy>,
     thresholds: ArcSwap<Thresholds>,
     observers: Vec<Arc<dyn Observer>>,
     clock: Clock,
     /// Serializes changes of fleet and policy; decisions never take it.
     changing: Mutex<()>,
-    predictor_version: AtomicU32,
 }
 
 impl std::fmt::Debug for Balancer {
@@ -117,7 +119,8 @@ impl std::fmt::Debug for Balancer {
 impl Balancer {
     /// A balancer over `fleet` that starts with `policy`.
     pub fn new(fleet: Fleet, policy: PolicyId, clock: Clock, observers: Vec<Arc<dyn Observer>>) -> Balancer {
-        Balancer::with_policy(fleet, policy, policy.make(), clock, observers)
+        let learned = Arc::default();
+        Balancer::assemble(fleet, policy, policy.make_with(&learned), learned, clock, observers)
     }
 
     /// A balancer that starts with an instance of a policy made elsewhere: one that is not in the registry
@@ -129,14 +132,25 @@ impl Balancer {
         clock: Clock,
         observers: Vec<Arc<dyn Observer>>,
     ) -> Balancer {
+        Balancer::assemble(fleet, id, policy, Arc::default(), clock, observers)
+    }
+
+    fn assemble(
+        fleet: Fleet,
+        id: PolicyId,
+        policy: Arc<dyn Policy>,
+        learned: Arc<Learned>,
+        clock: Clock,
+        observers: Vec<Arc<dyn Observer>>,
+    ) -> Balancer {
         Balancer {
             fleet: ArcSwap::from_pointee(fleet),
+            learned,
             policy: ArcSwap::from_pointee(ActivePolicy { id, policy }),
             thresholds: ArcSwap::from_pointee(Thresholds::default()),
             observers,
             clock,
             changing: Mutex::new(()),
-            predictor_version: AtomicU32::new(0),
         }
     }
 
@@ -148,6 +162,11 @@ impl Balancer {
     /// The clock that drops are timed with.
     pub fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// What is learned: where a learner publishes and learned policies read, whichever policy is active.
+    pub fn learned(&self) -> &Arc<Learned> {
+        &self.learned
     }
 
     /// The active policy.
@@ -162,7 +181,7 @@ impl Balancer {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.policy();
         if before != id {
-            self.policy.store(Arc::new(ActivePolicy { id, policy: id.make() }));
+            self.policy.store(Arc::new(ActivePolicy { id, policy: id.make_with(&self.learned) }));
         }
         before
     }
@@ -235,9 +254,11 @@ impl Balancer {
                 candidates: candidates.len() as u32,
                 before,
                 predicted_s: f64::NAN,
+                predictor_version: 0,
             };
             // From here on the ticket answers for the place in the ledger, even if an observer panics.
-            let ticket = Ticket::new(Arc::clone(self), decision, now, shape);
+            let mut ticket = Ticket::new(Arc::clone(self), decision, now, shape);
+            ticket.expect(active.policy.chosen(&context, chosen));
             for observer in &self.observers {
                 observer.started(ticket.node(), active.id);
             }

@@ -5,13 +5,13 @@
 //! for the active policy only at the end, so a switch in mid-flight tells the new one. It knows nothing of HTTP.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::balancer::{Balancer, Decision};
 use crate::clock::Time;
 use crate::fleet::Node;
 use crate::outcome::{Censor, Outcome, Sample};
+use crate::policy::Expected;
 use crate::request::RequestShape;
 
 /// An attempt in flight. Finish it with [`Ticket::finish`]; a dropped one counts as [`Censor::Dropped`].
@@ -43,7 +43,7 @@ impl Ticket {
             waiting_prompt_tokens: decision.before.waiting_prompt_tokens,
             propensity: decision.propensity,
             policy: decision.policy.0,
-            predictor_version: balancer.predictor_version.load(Ordering::Relaxed),
+            predictor_version: decision.predictor_version,
             predicted_s: decision.predicted_s,
             started: now,
             ttfb: None,
@@ -56,6 +56,14 @@ impl Ticket {
             outcome: Outcome::Censored(Censor::Dropped),
         };
         Ticket { balancer, decision, sample, last_event: None, ended: false }
+    }
+
+    /// What the policy expects of it.
+    pub(super) fn expect(&mut self, expected: Expected) {
+        self.decision.predicted_s = expected.seconds;
+        self.decision.predictor_version = expected.version;
+        self.sample.predicted_s = expected.seconds;
+        self.sample.predictor_version = expected.version;
     }
 
     /// What was decided.

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::fleet::Node;
-use crate::node::NODES_MAX;
+use crate::node::{NODES_MAX, NodeId};
 
 const CHUNK: usize = 64;
 
@@ -46,11 +46,16 @@ impl<T: Resettable> PerNode<T> {
     /// The last words of a removed node's attempts may reset its successor once more: per-node state must be such
     /// that starting over is harmless.
     pub fn of(&self, node: &Node) -> &T {
-        let slot = node.slot as usize % NODES_MAX;
+        self.at(node.slot, node.id)
+    }
+
+    /// The same for a node of which only slot and id are at hand.
+    pub fn at(&self, slot: u32, id: NodeId) -> &T {
+        let slot = slot as usize % NODES_MAX;
         let chunk = self.chunks[slot / CHUNK]
             .get_or_init(|| (0..CHUNK).map(|_| Entry { owner: AtomicU64::new(0), value: T::default() }).collect());
         let entry = &chunk[slot % CHUNK];
-        let owner = u64::from(node.id.0) + 1;
+        let owner = u64::from(id.0) + 1;
         if entry.owner.load(Ordering::Acquire) != owner {
             entry.value.reset();
             entry.owner.store(owner, Ordering::Release);

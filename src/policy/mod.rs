@@ -12,6 +12,7 @@
 //! 4. Give it a row in the README's table: when to use it, when not.
 //! 5. `cargo test policy` also runs the tests that every policy must pass.
 
+pub mod adaptive;
 mod draw;
 mod ip_hash;
 mod least_connections;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 
 use crate::clock::Time;
 use crate::fleet::{Fleet, Node};
+use crate::learn::Learned;
 use crate::outcome::Sample;
 use crate::request::RequestShape;
 
@@ -67,6 +69,20 @@ impl<'a> Context<'a> {
     }
 }
 
+/// What a policy expects of the attempt that it chose a node for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Expected {
+    /// Response time in seconds; NaN for none.
+    pub seconds: f64,
+    /// Version of the predictor that said so; 0 for none.
+    pub version: u32,
+}
+
+impl Expected {
+    /// The policy does not predict.
+    pub const NOTHING: Expected = Expected { seconds: f64::NAN, version: 0 };
+}
+
 /// A way to choose among candidates.
 pub trait Policy: Send + Sync {
     /// Writes the probability of each candidate into `out`, which has their length and is zero at first.
@@ -74,6 +90,12 @@ pub trait Policy: Send + Sync {
     /// The values need not sum to 1 (the sampler normalizes) but must be finite and not negative, with at least one
     /// above zero. Allocates nothing.
     fn weigh(&self, ctx: &Context<'_>, out: &mut [f64]);
+
+    /// The candidate `at` was drawn and has started: what is expected of it. For policies that predict.
+    fn chosen(&self, ctx: &Context<'_>, at: usize) -> Expected {
+        let _ = (ctx, at);
+        Expected::NOTHING
+    }
 
     /// An attempt ended, wherever it was decided. For policies that learn from outcomes.
     fn observe(&self, node: &Node, sample: &Sample) {
@@ -98,7 +120,8 @@ pub struct Entry {
     pub name: &'static str,
     /// One line for `--help` and the admin API.
     pub about: &'static str,
-    make: fn() -> Arc<dyn Policy>,
+    /// Makes an instance; policies that route by what is learned read it there.
+    make: fn(&Arc<Learned>) -> Arc<dyn Policy>,
 }
 
 /// Every policy there is, in the order in which they are listed to people.
@@ -106,38 +129,43 @@ pub const REGISTRY: &[Entry] = &[
     Entry {
         name: "round-robin",
         about: "each free node in turn",
-        make: || Arc::new(round_robin::RoundRobin::default()),
+        make: |_| Arc::new(round_robin::RoundRobin::default()),
     },
     Entry {
         name: "weighted-round-robin",
         about: "turns in proportion to the weights, evenly spread",
-        make: || Arc::new(weighted_round_robin::WeightedRoundRobin::default()),
+        make: |_| Arc::new(weighted_round_robin::WeightedRoundRobin::default()),
     },
     Entry {
         name: "least-connections",
         about: "fewest (in flight + 1) / weight, ties at random",
-        make: || Arc::new(least_connections::LeastConnections),
+        make: |_| Arc::new(least_connections::LeastConnections),
     },
     Entry {
         name: "ip-hash",
         about: "the same node for a client's address, in proportion to the weights",
-        make: || Arc::new(ip_hash::IpHash),
+        make: |_| Arc::new(ip_hash::IpHash),
     },
-    Entry { name: "random", about: "at random in proportion to the weights", make: || Arc::new(random::Random) },
+    Entry { name: "random", about: "at random in proportion to the weights", make: |_| Arc::new(random::Random) },
     Entry {
         name: "power-of-two",
         about: "the less loaded of two random nodes",
-        make: || Arc::new(power_of_two::PowerOfTwo),
+        make: |_| Arc::new(power_of_two::PowerOfTwo),
     },
     Entry {
         name: "peak-ewma",
         about: "the less of two random nodes by recent response time * (in flight + 1), as Linkerd and Finagle",
-        make: || Arc::new(peak_ewma::PeakEwma::choice_of_two()),
+        make: |_| Arc::new(peak_ewma::PeakEwma::choice_of_two()),
     },
     Entry {
         name: "peak-ewma-scan",
         about: "the same over all nodes instead of two: a stronger yardstick, but proxies may run to one node together",
-        make: || Arc::new(peak_ewma::PeakEwma::scan()),
+        make: |_| Arc::new(peak_ewma::PeakEwma::scan()),
+    },
+    Entry {
+        name: "adaptive",
+        about: "least marginal cost by each node's learned response times; least-connections until enough is learned",
+        make: |learned| Arc::new(adaptive::Adaptive::new(Arc::clone(learned))),
     },
 ];
 
@@ -163,9 +191,14 @@ impl PolicyId {
         if self == PolicyId::UNLISTED { "unlisted" } else { self.entry().name }
     }
 
-    /// A new instance.
+    /// A new instance that shares what it learns with nobody.
     pub fn make(self) -> Arc<dyn Policy> {
-        (self.entry().make)()
+        self.make_with(&Arc::default())
+    }
+
+    /// A new instance that reads what is learned from `learned`.
+    pub fn make_with(self, learned: &Arc<Learned>) -> Arc<dyn Policy> {
+        (self.entry().make)(learned)
     }
 }
 

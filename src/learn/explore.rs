@@ -1,0 +1,89 @@
+//! Exploration: with a small probability, the less known of two nodes drawn at random.
+//!
+//! Two nodes are drawn with replacement, and the one with less sample weight gets the request. The exact probability of
+//! every node follows from how many nodes are better known than it: `(2 better known + as well known) / k^2`. Evidence
+//! is compared in powers of two, which makes the count linear in the nodes instead of quadratic; a factor below two in
+//! evidence is no reason to prefer anybody. Small requests are preferred: an experiment should be cheap.
+
+/// Levels of evidence that are told apart.
+pub const LEVELS: usize = 16;
+
+/// The level of a sample weight: its power of two.
+pub fn level(weight: f64) -> u8 {
+    // A float-to-integer cast saturates, and NaN becomes 0.
+    ((weight.max(0.0) + 1.0).log2() as u8).min(LEVELS as u8 - 1)
+}
+
+/// The probability of exploring with a prompt of that many tokens.
+pub fn epsilon(configured: f64, prompt_tokens: f64, mean_prompt_tokens: f64) -> f64 {
+    let small = if prompt_tokens > mean_prompt_tokens { mean_prompt_tokens / prompt_tokens } else { 1.0 };
+    let epsilon = configured * small;
+    if epsilon.is_finite() { epsilon.clamp(0.0, 1.0) } else { 0.0 }
+}
+
+/// How many nodes that may be explored there are of each level.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    levels: [u32; LEVELS],
+    nodes: u32,
+}
+
+impl Census {
+    /// Counts a node.
+    pub fn add(&mut self, level: u8) {
+        self.levels[usize::from(level) % LEVELS] += 1;
+        self.nodes += 1;
+    }
+
+    /// Whether nobody may be explored.
+    pub fn is_empty(&self) -> bool {
+        self.nodes == 0
+    }
+
+    /// The probability with which a node of that level, one that was counted, is explored.
+    pub fn share(&self, level: u8) -> f64 {
+        let level = usize::from(level) % LEVELS;
+        let better_known: u32 = self.levels[level + 1..].iter().sum();
+        let pairs = f64::from(self.nodes) * f64::from(self.nodes);
+        if pairs > 0.0 { f64::from(2 * better_known + self.levels[level]) / pairs } else { 0.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shares_are_those_of_drawing_pairs() {
+        let weights = [0.0, 3.0, 3.5, 100.0, 5000.0];
+        let levels = weights.map(level);
+        let mut census = Census::default();
+        levels.iter().for_each(|l| census.add(*l));
+        let mut by_pairs = [0.0; 5];
+        for (a, la) in levels.iter().enumerate() {
+            for (b, lb) in levels.iter().enumerate() {
+                match la.cmp(lb) {
+                    std::cmp::Ordering::Less => by_pairs[a] += 0.04,
+                    std::cmp::Ordering::Greater => by_pairs[b] += 0.04,
+                    std::cmp::Ordering::Equal => {
+                        by_pairs[a] += 0.02;
+                        by_pairs[b] += 0.02;
+                    }
+                }
+            }
+        }
+        for (level, expected) in levels.iter().zip(by_pairs) {
+            assert!((census.share(*level) - expected).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn large_requests_explore_less_and_nothing_is_not_a_number() {
+        assert_eq!(epsilon(0.01, 500.0, 1000.0), 0.01);
+        assert!((epsilon(0.01, 4000.0, 1000.0) - 0.0025).abs() < 1e-12);
+        assert_eq!(epsilon(f64::NAN, 1.0, 1.0), 0.0);
+        assert_eq!(level(f64::NAN), 0);
+        assert_eq!(level(f64::INFINITY), 15);
+        assert_eq!(Census::default().share(0), 0.0);
+    }
+}

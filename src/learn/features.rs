@@ -1,0 +1,169 @@
+//! The regressors: what a response time is explained by, per target.
+//!
+//! One row per observation, a constant in the first column (the fits have no intercept of their own, so that prior and
+//! ridge rows treat it like any other coefficient). Loads at work are *averages over the attempt's own life* when
+//! fitting and the load now when predicting; tokens are in thousands and hundreds, so that columns have similar size.
+//! Every regressor is non-negative and every coefficient is constrained to be, so more load never predicts faster.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the meaning of the columns: snapshots of another version are refused.
+pub const SCHEMA: u32 = 1;
+
+/// Columns of the widest target.
+pub const COLUMNS_MAX: usize = 6;
+
+/// A row of regressors; columns beyond the target's width are zero.
+pub type Row = [f64; COLUMNS_MAX];
+
+/// Prompt tokens per unit of the regressors.
+pub const PROMPT_UNIT: f64 = 1000.0;
+
+/// Output tokens per unit of the regressors.
+pub const OUTPUT_UNIT: f64 = 100.0;
+
+/// What is predicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// Response time of an answer that is not streamed and does not tell its tokens.
+    Total,
+    /// Response time of an answer that is not streamed and tells its output tokens.
+    TotalTokens,
+    /// Time to the first byte of a streamed answer.
+    FirstByte,
+    /// Time between two events of a streamed answer.
+    Gap,
+}
+
+/// How many targets there are.
+pub const TARGETS: usize = 4;
+
+/// Name and unit of a coefficient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// What it multiplies.
+    pub name: &'static str,
+    /// Unit of the coefficient.
+    pub unit: &'static str,
+}
+
+const fn column(name: &'static str, unit: &'static str) -> Column {
+    Column { name, unit }
+}
+
+const TOTAL: &[Column] = &[
+    column("base", "s"),
+    column("in flight", "s"),
+    column("in flight above 2", "s"),
+    column("in flight above 4", "s"),
+    column("in flight above 8", "s"),
+    column("in flight above 16", "s"),
+];
+const TOTAL_TOKENS: &[Column] = &[
+    column("base", "s"),
+    column("in flight", "s"),
+    column("prompt", "s per 1000 tokens"),
+    column("output", "s per 100 tokens"),
+    column("output x in flight", "s per 100 tokens"),
+    column("output x in flight above 16", "s per 100 tokens"),
+];
+const FIRST_BYTE: &[Column] = &[
+    column("base", "s"),
+    column("prompt", "s per 1000 tokens"),
+    column("waiting prompts", "s per 1000 tokens"),
+    column("place in the queue for a slot", "s"),
+];
+const GAP: &[Column] = &[column("base", "s"), column("in flight", "s")];
+
+impl Target {
+    /// All of them, in the order of [`Target::index`].
+    pub const ALL: [Target; TARGETS] = [Target::Total, Target::TotalTokens, Target::FirstByte, Target::Gap];
+
+    /// Place in tables.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The word for people and labels.
+    pub fn word(self) -> &'static str {
+        match self {
+            Target::Total => "total",
+            Target::TotalTokens => "total_tokens",
+            Target::FirstByte => "first_byte",
+            Target::Gap => "gap",
+        }
+    }
+
+    /// Names and units of its coefficients.
+    pub const fn columns(self) -> &'static [Column] {
+        match self {
+            Target::Total => TOTAL,
+            Target::TotalTokens => TOTAL_TOKENS,
+            Target::FirstByte => FIRST_BYTE,
+            Target::Gap => GAP,
+        }
+    }
+
+    /// How many columns its rows have.
+    pub const fn width(self) -> usize {
+        self.columns().len()
+    }
+}
+
+/// `x` above `knee`, or zero.
+fn above(x: f64, knee: f64) -> f64 {
+    (x - knee).max(0.0)
+}
+
+/// [`Target::Total`]: a convex piecewise-linear curve over the number in flight `n`, the request itself included.
+pub fn total(n: f64) -> Row {
+    [1.0, n, above(n, 2.0), above(n, 4.0), above(n, 8.0), above(n, 16.0)]
+}
+
+/// [`Target::TotalTokens`]: `n` in flight, prompt and output in regressor units.
+pub fn total_tokens(n: f64, prompt: f64, output: f64) -> Row {
+    [1.0, n, prompt, output, output * n, output * above(n, 16.0)]
+}
+
+/// [`Target::FirstByte`]: own prompt, waiting prompts, and the place in the queue for a slot.
+pub fn first_byte(prompt: f64, waiting_prompt: f64, place: f64) -> Row {
+    [1.0, prompt, waiting_prompt, place, 0.0, 0.0]
+}
+
+/// [`Target::Gap`]: `n` in flight.
+pub fn gap(n: f64) -> Row {
+    [1.0, n, 0.0, 0.0, 0.0, 0.0]
+}
+
+/// The place in the queue for a slot of a request that finds `in_flight` others at a node of `slots` (infinite while
+/// unknown).
+pub fn place(in_flight: f64, slots: f64) -> f64 {
+    above(in_flight + 1.0, slots)
+}
+
+/// The scalar product.
+pub fn dot(a: &Row, b: &Row) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_fill_exactly_the_columns_that_are_named() {
+        let rows = [total(99.0), total_tokens(99.0, 1.0, 1.0), first_byte(1.0, 1.0, 1.0), gap(9.0)];
+        for (target, row) in Target::ALL.iter().zip(rows) {
+            let filled = row.iter().filter(|x| **x != 0.0).count();
+            assert_eq!(filled, target.width(), "{}", target.word());
+            assert_eq!(row[0], 1.0);
+        }
+    }
+
+    #[test]
+    fn an_unknown_slot_limit_means_no_queue() {
+        assert_eq!(place(1e4, f64::INFINITY), 0.0);
+        assert_eq!(place(16.0, 16.0), 1.0);
+    }
+}

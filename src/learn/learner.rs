@@ -1,0 +1,430 @@
+//! The learner: takes samples, refits twice a second, publishes.
+//!
+//! It is driven from outside (a background task in the proxy, a virtual clock in the simulator) and owned by one
+//! driver, so nothing here locks. [`Learner::observe`] is cheap and only gathers; [`Learner::refit`] does the work.
+//! What was gathered since the last fit is held back from the next one and used to check it, and only then added: a
+//! fit is never judged by samples that it has seen.
+
+use std::sync::Arc;
+
+use crate::clock::Time;
+use crate::fleet::{Fleet, Node};
+use crate::learn::capacity::Capacity;
+use crate::learn::check::Check;
+use crate::learn::entry::Entry;
+use crate::learn::expect::Expectations;
+use crate::learn::explore;
+use crate::learn::features::{COLUMNS_MAX, PROMPT_UNIT, Row, TARGETS, Target, dot};
+use crate::learn::fit::{self, TargetFit};
+use crate::learn::guard::{Fallback, Guard, SAMPLES_MIN};
+use crate::learn::learned::Learned;
+use crate::learn::predictor::{Ask, How, NodeLoad, NodeModel, Predictor, how};
+use crate::learn::report::{Counts, FitReport, FitResult};
+use crate::learn::sample::{self, Unfit};
+use crate::learn::stats::{Stats, TAU_S};
+use crate::node::{NODES_MAX, NodeId};
+use crate::outcome::Sample;
+
+/// How often to refit, in seconds.
+pub const REFIT_S: f64 = 0.5;
+
+/// Observations held back between two fits at most; further ones are dropped and counted.
+pub const PENDING_MAX: usize = 65_536;
+
+/// Sum of weights in the whole fleet below which evidence of a target no longer fades.
+const HOLD: f64 = 50.0;
+
+/// A response time counts as at most so many times what was expected: one absurd sample must not outweigh a window.
+const CLIP: f64 = 50.0;
+
+/// A model that stood demoted for two time constants is learned anew: whatever poisoned it goes with it.
+const RELEARN_S: f64 = 2.0 * TAU_S;
+
+/// An observation held back until the next fit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pending {
+    pub(super) slot: u32,
+    pub(super) id: NodeId,
+    pub(super) target: Target,
+    pub(super) row: Row,
+    pub(super) observed: f64,
+}
+
+/// The learner. One driver owns it.
+#[derive(Debug)]
+pub struct Learner {
+    pub(super) learned: Arc<Learned>,
+    /// By slot.
+    pub(super) nodes: Vec<Option<Box<Entry>>>,
+    pub(super) expectations: Expectations,
+    /// Learning time by target: stands still while evidence is scarce.
+    pub(super) clock_s: [f64; TARGETS],
+    /// Evidence from elsewhere.
+    pub(super) prior: Option<[Stats; TARGETS]>,
+    pending: Vec<Pending>,
+    guard: Guard,
+    checks: [Check; TARGETS],
+    refitted: Option<Time>,
+    relearned: Option<Time>,
+    version: u32,
+    counts: Counts,
+}
+
+impl Learner {
+    /// A learner that knows nothing and publishes to `learned`.
+    pub fn new(learned: Arc<Learned>) -> Learner {
+        Learner {
+            learned,
+            nodes: Vec::new(),
+            expectations: Expectations::default(),
+            clock_s: [0.0; TARGETS],
+            prior: None,
+            pending: Vec::new(),
+            guard: Guard::default(),
+            checks: [Check::default(); TARGETS],
+            refitted: None,
+            relearned: None,
+            version: 0,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Counters.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Model against baseline.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    /// Where it publishes.
+    pub fn learned(&self) -> &Arc<Learned> {
+        &self.learned
+    }
+
+    /// The raw samples that are kept of a node, light load first.
+    pub fn samples(&self, slot: u32) -> impl Iterator<Item = &Sample> {
+        self.nodes.get(slot as usize).and_then(Option::as_ref).into_iter().flat_map(|entry| entry.store.samples())
+    }
+
+    /// Raw samples of a node that had to go before they were old.
+    pub fn samples_dropped(&self, slot: u32) -> u64 {
+        self.nodes.get(slot as usize).and_then(Option::as_ref).map_or(0, |entry| entry.store.dropped())
+    }
+
+    /// An attempt ended. `now` is the time at which the sample is taken in.
+    ///
+    /// # Errors
+    /// Why it is not a label; it is counted.
+    pub fn observe(&mut self, now: Time, sample: &Sample) -> Result<(), Unfit> {
+        let taken = sample::admit(sample).and_then(|()| self.take(now, sample));
+        match taken {
+            Ok(()) => self.counts.labels += 1,
+            Err(why) => self.counts.refuse(why),
+        }
+        taken
+    }
+
+    fn take(&mut self, now: Time, sample: &Sample) -> Result<(), Unfit> {
+        let entry = entry_of(&mut self.nodes, sample.slot, sample.node, now).ok_or(Unfit::Gone)?;
+        entry.largest = entry.largest.max(f64::from(sample.in_flight) + 1.0);
+        entry.store.push(now, *sample);
+        let slots = entry.slots.limit();
+        self.expectations.add(sample);
+        self.score(now, sample);
+        if let Some((target, row, observed)) = sample::label(sample, slots) {
+            self.note(now, Pending { slot: sample.slot, id: sample.node, target, row, observed });
+        }
+        Ok(())
+    }
+
+    /// What a node streamed since the last look, every 50 to 100 ms: the sum of the gaps and the number of events
+    /// (as `Ledger::take_gaps` gives them), the mean number in flight over that time, and how many wait for their first
+    /// byte and how many stream now.
+    #[expect(clippy::too_many_arguments, reason = "one reading of one ledger; a struct would only rename it")]
+    pub fn gaps(
+        &mut self,
+        now: Time,
+        node: &Node,
+        mean_in_flight: f64,
+        waiting: u32,
+        streaming: u32,
+        sum_s: f64,
+        events: u64,
+    ) {
+        let Some(entry) = entry_of(&mut self.nodes, node.slot, node.id, now) else { return };
+        entry.limit = node.spec.limit();
+        if events == 0 {
+            return;
+        }
+        let Some((row, observed)) = sample::gap(mean_in_flight, sum_s, events) else {
+            self.counts.refuse(Unfit::Absurd);
+            return;
+        };
+        entry.slots.observe(f64::from(waiting), f64::from(streaming));
+        entry.largest = entry.largest.max(mean_in_flight);
+        self.note(now, Pending { slot: node.slot, id: node.id, target: Target::Gap, row, observed });
+    }
+
+    /// Scores model and baseline on a completed attempt, as they stood before it.
+    fn score(&mut self, now: Time, sample: &Sample) {
+        let Some(entry) = entry_of(&mut self.nodes, sample.slot, sample.node, now) else { return };
+        let observed = sample.total.as_secs_f64();
+        let baseline = entry.baseline.predict(f64::from(sample.in_flight));
+        entry.baseline.add(observed, sample.mean_in_flight);
+        let loaded = self.learned.load();
+        let (Some(predictor), Some(baseline)) = (loaded.as_deref(), baseline) else { return };
+        let how = how(&predictor.has, sample.streaming, sample.output_tokens.is_some());
+        let output = match how {
+            How::Unknown => return,
+            How::Streamed => f64::from(sample.events),
+            How::Tokens | How::Plain => f64::from(sample.output_tokens.unwrap_or(0)),
+        };
+        let ask = Ask { prompt: f64::from(sample.prompt_tokens) / PROMPT_UNIT, output, how };
+        let load = NodeLoad::new(sample.in_flight, sample.waiting, sample.waiting_prompt_tokens);
+        let factors = self.learned.node_at(sample.slot, sample.node).factors();
+        let predicted = predictor.node(sample.slot, sample.node).predict(&factors, &load, &ask);
+        self.guard.score(now, predicted.total_s, baseline, observed);
+    }
+
+    /// Corrects the node's drift by an observation, and holds it back for the next fit.
+    fn note(&mut self, now: Time, mut pending: Pending) {
+        let target = pending.target.index();
+        let loaded = self.learned.load();
+        if let Some(predictor) = loaded.as_deref().filter(|predictor| predictor.has[target]) {
+            let Some(entry) = entry_of(&mut self.nodes, pending.slot, pending.id, now) else { return };
+            let predicted = dot(&predictor.node(pending.slot, pending.id).beta[target], &pending.row);
+            let live = self.learned.node_at(pending.slot, pending.id);
+            let believable = CLIP * (predicted * live.factors()[target]).max(predictor.means[target]);
+            if pending.observed > believable {
+                pending.observed = believable;
+                self.counts.clipped += 1;
+            }
+            entry.fade(now);
+            entry.drifted(target, pending.observed, predicted);
+            live.set_factors(&entry.factors(&predictor.means));
+        }
+        if self.pending.len() < PENDING_MAX {
+            self.pending.push(pending);
+        } else {
+            self.counts.dropped += 1;
+        }
+    }
+
+    /// Forgets nodes that are no longer in `fleet`.
+    pub fn retain(&mut self, fleet: &Fleet) {
+        let mut present = vec![None; self.nodes.len()];
+        for node in fleet.nodes() {
+            if let Some(place) = present.get_mut(node.slot as usize) {
+                *place = Some(node.id);
+            }
+        }
+        for (entry, present) in self.nodes.iter_mut().zip(present) {
+            if entry.as_ref().is_some_and(|entry| present != Some(entry.id)) {
+                *entry = None;
+            }
+        }
+    }
+
+    /// Forgets everything; the fallback routes until enough was learned anew.
+    pub fn reset(&mut self) {
+        let learned = Arc::clone(&self.learned);
+        learned.publish(None);
+        *self = Learner { version: self.version, counts: self.counts, ..Learner::new(learned) };
+    }
+
+    /// Refits, checks and publishes; call it every [`REFIT_S`].
+    pub fn refit(&mut self, now: Time) -> FitReport {
+        let elapsed_s = self.refitted.map_or(0.0, |at| now.seconds_since(at));
+        self.refitted = Some(now);
+        let slots: Vec<usize> = (0..self.nodes.len()).filter(|slot| self.nodes[*slot].is_some()).collect();
+        let running = self.learned.predictor();
+        let mut fits: [Option<TargetFit>; TARGETS] = Default::default();
+        let mut results = [FitResult::NoEvidence; TARGETS];
+        for target in Target::ALL {
+            let at = target.index();
+            let stats = self.aged(at, elapsed_s, &slots);
+            let prior = self.prior.as_ref().map(|prior| &prior[at]);
+            let speeds: Vec<f64> = self.entries(&slots).map(|entry| entry.speed[at]).collect();
+            let (result, fit) = match fit::fit(target, &stats, &speeds, prior) {
+                Ok(None) => (FitResult::NoEvidence, None),
+                Err(_) => (FitResult::Failed, None),
+                Ok(Some(fit)) => self.check(elapsed_s, target, fit, &slots, running.as_deref()),
+            };
+            results[at] = result;
+            fits[at] = fit;
+            self.counts.fits[at][result as usize] += 1;
+        }
+        let held_back = self.pending.len();
+        let version = fits.iter().any(Option::is_some).then(|| self.publish(now, &slots, &fits, running.as_deref()));
+        self.add_pending();
+        let fallback = self.stand(now);
+        FitReport { version, targets: results, held_back, fallback }
+    }
+
+    fn entries<'a>(&'a self, slots: &'a [usize]) -> impl Iterator<Item = &'a Entry> {
+        slots.iter().filter_map(|slot| self.nodes[*slot].as_deref())
+    }
+
+    /// The sums of every node, brought to the present learning time.
+    fn aged(&mut self, target: usize, elapsed_s: f64, slots: &[usize]) -> Vec<Stats> {
+        let evidence: f64 = self.entries(slots).map(|entry| entry.stats[target].weight()).sum();
+        if evidence > HOLD {
+            // Not further than to where it holds.
+            self.clock_s[target] += elapsed_s.min(TAU_S * (evidence / HOLD).ln());
+        }
+        let clock_s = self.clock_s[target];
+        let aged = self.nodes.iter_mut().flatten().map(|entry| {
+            entry.stats[target].decay(clock_s);
+            entry.stats[target]
+        });
+        aged.collect()
+    }
+
+    /// Judges a fit by the observations that were held back from it.
+    fn check(
+        &mut self,
+        elapsed_s: f64,
+        target: Target,
+        fit: TargetFit,
+        slots: &[usize],
+        running: Option<&Predictor>,
+    ) -> (FitResult, Option<TargetFit>) {
+        let at = target.index();
+        let betas = fit.nodes.iter().map(|node| &node.beta).chain([&fit.fleet]);
+        if !betas.flatten().all(|b| b.is_finite() && *b >= 0.0) {
+            return (FitResult::Failed, None);
+        }
+        let check = &mut self.checks[at];
+        check.decay(elapsed_s);
+        if let Some(running) = running.filter(|running| running.has[at]) {
+            for pending in self.pending.iter().filter(|pending| pending.target == target) {
+                let place = slots.binary_search(&(pending.slot as usize)).ok();
+                let own = place.map_or(&fit.fleet, |place| &fit.nodes[place].beta);
+                let new_s = dot(own, &pending.row);
+                let old_s = dot(&running.node(pending.slot, pending.id).beta[at], &pending.row);
+                check.add(new_s, old_s, pending.observed);
+            }
+            if !check.passes() {
+                check.forgive();
+                return (FitResult::Worse, None);
+            }
+        }
+        for (slot, node) in slots.iter().zip(&fit.nodes) {
+            if let Some(entry) = &mut self.nodes[*slot] {
+                entry.speed[at] = node.speed;
+            }
+        }
+        (FitResult::Published, Some(fit))
+    }
+
+    /// Publishes what passed; a target that did not keeps the coefficients in force.
+    fn publish(
+        &mut self,
+        now: Time,
+        slots: &[usize],
+        fits: &[Option<TargetFit>; TARGETS],
+        running: Option<&Predictor>,
+    ) -> u32 {
+        self.version = self.version.wrapping_add(1).max(1);
+        let id = NodeId(u32::MAX);
+        let old_fleet = running.map_or_else(|| NodeModel::unknown(id, [[0.0; COLUMNS_MAX]; TARGETS]), |old| old.fleet);
+        let fleet_beta = std::array::from_fn(|at| fits[at].as_ref().map_or(old_fleet.beta[at], |fit| fit.fleet));
+        let mut predictor = Predictor {
+            version: self.version,
+            made: now,
+            has: std::array::from_fn(|at| fits[at].is_some() || running.is_some_and(|old| old.has[at])),
+            fleet: NodeModel::unknown(id, fleet_beta),
+            nodes: vec![None; self.nodes.len()],
+            expectations: self.expectations.clone(),
+            means: self.means(slots),
+        };
+        let typical = predictor.typical();
+        for (place, slot) in slots.iter().enumerate() {
+            let Some(entry) = &mut self.nodes[*slot] else { continue };
+            let slot = *slot as u32;
+            entry.fade(now);
+            let factors = entry.factors(&predictor.means);
+            self.learned.node_at(slot, entry.id).set_factors(&factors);
+            let old = running.map_or(&old_fleet, |old| old.node(slot, entry.id));
+            let mut model = NodeModel {
+                speed: entry.speed,
+                slots: entry.slots.limit(),
+                evidence: entry.stats.map(|stats| stats.weight()),
+                level: explore::level(entry.answers()),
+                ..NodeModel::unknown(
+                    entry.id,
+                    std::array::from_fn(|at| fits[at].as_ref().map_or(old.beta[at], |fit| fit.nodes[place].beta)),
+                )
+            };
+            model.capacity = Capacity::of(&model, &factors, &typical, f64::from(entry.limit), entry.largest);
+            predictor.nodes[slot as usize] = Some(model);
+        }
+        self.learned.publish(Some(Arc::new(predictor)));
+        self.version
+    }
+
+    /// The fleet's mean observation by target.
+    fn means(&self, slots: &[usize]) -> [f64; TARGETS] {
+        std::array::from_fn(|at| {
+            let (sum, weight) = self
+                .entries(slots)
+                .map(|entry| (entry.stats[at].g[0], entry.stats[at].weight()))
+                .chain(self.prior.as_ref().map(|prior| (prior[at].g[0], prior[at].weight())))
+                .fold((0.0, 0.0), |(sum, weight), (s, w)| (sum + s, weight + w));
+            if weight > 0.0 { sum / weight } else { 0.0 }
+        })
+    }
+
+    /// Adds what was held back.
+    fn add_pending(&mut self) {
+        for pending in self.pending.drain(..) {
+            let entry = self.nodes.get_mut(pending.slot as usize).and_then(Option::as_mut);
+            if let Some(entry) = entry.filter(|entry| entry.id == pending.id) {
+                let at = pending.target.index();
+                entry.stats[at].add(self.clock_s[at], &pending.row, pending.observed);
+            }
+        }
+    }
+
+    /// Says whether the model may route, and learns anew what has been bad for too long.
+    fn stand(&mut self, now: Time) -> Option<Fallback> {
+        let demoted = self.guard.judge(now);
+        let since = self.guard.demoted_for_s(now).unwrap_or(0.0);
+        let since = self.relearned.map_or(since, |at| since.min(now.seconds_since(at)));
+        if demoted && since > RELEARN_S {
+            self.relearned = Some(now);
+            self.counts.relearned += 1;
+            self.prior = None;
+            self.checks = [Check::default(); TARGETS];
+            self.nodes.iter_mut().flatten().for_each(|entry| entry.forget());
+        }
+        let prior: f64 = self.prior.iter().flat_map(|prior| &prior[..TARGETS - 1]).map(Stats::weight).sum();
+        let answers: f64 = self.nodes.iter().flatten().map(|entry| entry.answers()).sum();
+        let standing = match () {
+            () if answers + prior < SAMPLES_MIN => Some(Fallback::TooFew),
+            () if demoted => Some(Fallback::Worse),
+            () => None,
+        };
+        self.learned.set_standing(standing);
+        standing
+    }
+}
+
+/// The entry of a node, made on first sight; `None` if the slot belongs to a younger node.
+fn entry_of(nodes: &mut Vec<Option<Box<Entry>>>, slot: u32, id: NodeId, now: Time) -> Option<&mut Entry> {
+    let slot = slot as usize;
+    if slot >= NODES_MAX {
+        return None;
+    }
+    if nodes.len() <= slot {
+        nodes.resize_with(slot + 1, || None);
+    }
+    let place = &mut nodes[slot];
+    if place.as_ref().is_none_or(|entry| entry.id < id) {
+        *place = Some(Box::new(Entry::new(id, now)));
+    }
+    place.as_deref_mut().filter(|entry| entry.id == id)
+}

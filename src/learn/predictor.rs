@@ -1,0 +1,331 @@
+//! The learned response-time function: immutable, total, allocation-free.
+//!
+//! A [`Predictor`] is what one fit published: coefficients per node slot and target. Decisions read it through one
+//! `ArcSwap` and multiply in the fast corrector, which moves between fits. Every answer is finite and not negative
+//! whatever goes in, because a decision must be made; what cannot be predicted for want of evidence is answered with
+//! the number in flight, which makes the policy behave as least-connections there.
+
+use crate::clock::Time;
+use crate::learn::capacity::Capacity;
+use crate::learn::expect::Expectations;
+use crate::learn::features::{self, OUTPUT_UNIT, PROMPT_UNIT, Row, TARGETS, Target, dot};
+use crate::node::NodeId;
+use crate::request::KindId;
+
+/// The longest time that is ever predicted, in seconds: eleven days.
+pub const PREDICTION_MAX_S: f64 = 1e6;
+
+/// Correctors of a node, by target.
+pub type Factors = [f64; TARGETS];
+
+/// What is asked for: a request reduced to the regressors that are its own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ask {
+    /// Prompt, in thousands of tokens.
+    pub prompt: f64,
+    /// Expected output: events if streamed, else tokens.
+    pub output: f64,
+    /// Which model answers for it.
+    pub how: How,
+}
+
+/// Which model answers for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// First byte and gaps.
+    Streamed,
+    /// Total, with output tokens.
+    Tokens,
+    /// Total.
+    Plain,
+    /// None has evidence.
+    Unknown,
+}
+
+/// A node's load as a decision sees it, without the new request.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct NodeLoad {
+    /// In flight.
+    pub in_flight: f64,
+    /// Of those, without a first byte.
+    pub waiting: f64,
+    /// Prompts of those, in thousands of tokens.
+    pub waiting_prompt: f64,
+}
+
+impl NodeLoad {
+    /// From the counts of a ledger.
+    pub fn new(in_flight: u32, waiting: u32, waiting_prompt_tokens: u64) -> NodeLoad {
+        NodeLoad {
+            in_flight: f64::from(in_flight),
+            waiting: f64::from(waiting.min(in_flight)),
+            waiting_prompt: waiting_prompt_tokens as f64 / PROMPT_UNIT,
+        }
+    }
+}
+
+/// What is predicted for a request on a node, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Prediction {
+    /// First byte; the total where the answer is not streamed.
+    pub first_byte_s: f64,
+    /// Between events; 0 where not streamed.
+    pub gap_s: f64,
+    /// Response time.
+    pub total_s: f64,
+    /// What it adds to the response times of those in flight there, together.
+    pub marginal_s: f64,
+    /// What it adds to the first bytes of those waiting there, together.
+    pub marginal_first_byte_s: f64,
+}
+
+/// What was learned of one node.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NodeModel {
+    /// Whose this is.
+    pub id: NodeId,
+    /// Coefficients by target.
+    pub beta: [Row; TARGETS],
+    /// Speed factors by target; below 1 is faster than the fleet.
+    pub speed: [f64; TARGETS],
+    /// Learned slot limit; infinite while unknown.
+    pub slots: f64,
+    /// Sample weight by target.
+    pub evidence: [f64; TARGETS],
+    /// Level of evidence, for exploration.
+    pub level: u8,
+    /// What it can do.
+    pub capacity: Capacity,
+}
+
+/// What one fit published.
+#[derive(Clone, Debug)]
+pub struct Predictor {
+    /// Grows with every one published; from 1.
+    pub version: u32,
+    /// When it was made.
+    pub made: Time,
+    /// Whether the fleet has evidence of a target.
+    pub has: [bool; TARGETS],
+    /// The fleet's curve, for nodes that are not known.
+    pub fleet: NodeModel,
+    /// By slot.
+    pub nodes: Vec<Option<NodeModel>>,
+    /// Expected outputs.
+    pub expectations: Expectations,
+    /// The fleet's mean observation by target, in seconds.
+    pub means: [f64; TARGETS],
+}
+
+fn bounded(seconds: f64) -> f64 {
+    if seconds.is_nan() { PREDICTION_MAX_S } else { seconds.clamp(0.0, PREDICTION_MAX_S) }
+}
+
+impl Predictor {
+    /// What is known of the node with that slot and id: the fleet's curve where it is not known.
+    pub fn node(&self, slot: u32, id: NodeId) -> &NodeModel {
+        self.known(slot, id).unwrap_or(&self.fleet)
+    }
+
+    /// What is known of that node itself.
+    pub fn known(&self, slot: u32, id: NodeId) -> Option<&NodeModel> {
+        self.nodes.get(slot as usize)?.as_ref().filter(|model| model.id == id)
+    }
+
+    /// Reduces a request to its regressors, with the output that is expected of its kind.
+    pub fn ask(&self, kind: KindId, streaming: bool, prompt_tokens: u32, output_max: Option<u32>) -> Ask {
+        let expect = self.expectations.of(kind);
+        let how = self.how(streaming, expect.tells_tokens());
+        let output = if how == How::Streamed { expect.events(output_max) } else { expect.tokens(output_max) };
+        Ask { prompt: f64::from(prompt_tokens) / PROMPT_UNIT, output, how }
+    }
+
+    /// The request that is typical now.
+    pub fn typical(&self) -> Ask {
+        let expect = self.expectations.overall();
+        let how = self.how(expect.streams(), expect.tells_tokens());
+        let output = if how == How::Streamed { expect.events(None) } else { expect.tokens(None) };
+        Ask { prompt: expect.prompt_tokens() / PROMPT_UNIT, output, how }
+    }
+
+    fn how(&self, streaming: bool, tells_tokens: bool) -> How {
+        how(&self.has, streaming, tells_tokens)
+    }
+}
+
+/// The model that answers for a request, among those that have evidence.
+pub(super) fn how(has: &[bool; TARGETS], streaming: bool, tells_tokens: bool) -> How {
+    let [plain, tokens, first_byte, _] = *has;
+    match () {
+        () if streaming && first_byte => How::Streamed,
+        () if tells_tokens && tokens => How::Tokens,
+        () if plain => How::Plain,
+        () if tokens => How::Tokens,
+        () => How::Unknown,
+    }
+}
+
+impl NodeModel {
+    /// A node of which nothing is known, on this curve.
+    pub(super) fn unknown(id: NodeId, beta: [Row; TARGETS]) -> NodeModel {
+        NodeModel {
+            id,
+            beta,
+            speed: [1.0; TARGETS],
+            slots: f64::INFINITY,
+            evidence: [0.0; TARGETS],
+            level: 0,
+            capacity: Capacity::default(),
+        }
+    }
+
+    /// What `ask` would take on this node under `load`, and what it would cost the others there.
+    pub fn predict(&self, factors: &Factors, load: &NodeLoad, ask: &Ask) -> Prediction {
+        match ask.how {
+            How::Streamed => self.predict_streamed(factors, load, ask),
+            How::Tokens => {
+                let output = ask.output / OUTPUT_UNIT;
+                self.predict_total(factors, Target::TotalTokens, load.in_flight, |n| {
+                    features::total_tokens(n, ask.prompt, output)
+                })
+            }
+            How::Plain => self.predict_total(factors, Target::Total, load.in_flight, features::total),
+            How::Unknown => {
+                let total_s = bounded(load.in_flight + 1.0);
+                Prediction { first_byte_s: total_s, total_s, ..Prediction::default() }
+            }
+        }
+    }
+
+    fn predict_streamed(&self, factors: &Factors, load: &NodeLoad, ask: &Ask) -> Prediction {
+        let (first_byte, gap) = (&self.beta[Target::FirstByte.index()], &self.beta[Target::Gap.index()]);
+        let (first_byte_f, gap_f) = (factors[Target::FirstByte.index()], factors[Target::Gap.index()]);
+        let place = features::place(load.in_flight, self.slots);
+        let row = features::first_byte(ask.prompt, load.waiting_prompt, place);
+        let first_byte_s = bounded(first_byte_f * dot(first_byte, &row));
+        let gap_s = bounded(gap_f * (gap[0] + gap[1] * (load.in_flight + 1.0)));
+        let streaming = (load.in_flight - load.waiting).max(0.0);
+        let (per_prompt, per_place) = (first_byte_f * first_byte[1], first_byte_f * first_byte[3]);
+        let queue = if place > 0.0 { per_place * (load.waiting + 1.0) } else { 0.0 };
+        let to_waiting = load.waiting * per_prompt * ask.prompt + queue;
+        let to_streaming = streaming * (gap_f * gap[1] * ask.output + per_prompt * ask.prompt);
+        Prediction {
+            first_byte_s,
+            gap_s,
+            total_s: bounded(first_byte_s + ask.output * gap_s),
+            marginal_s: bounded(to_streaming + to_waiting),
+            marginal_first_byte_s: bounded(to_waiting),
+        }
+    }
+
+    fn predict_total(&self, factors: &Factors, target: Target, m: f64, row: impl Fn(f64) -> Row) -> Prediction {
+        let (beta, factor) = (&self.beta[target.index()], factors[target.index()]);
+        let with = bounded(factor * dot(beta, &row(m + 1.0)));
+        let without = bounded(factor * dot(beta, &row(m)));
+        let marginal_s = bounded(m * (with - without));
+        Prediction { first_byte_s: with, gap_s: 0.0, total_s: with, marginal_s, marginal_first_byte_s: marginal_s }
+    }
+
+    /// The expected time between signs of life of a busy node.
+    pub fn sign_interval_s(&self, has: &[bool; TARGETS], factors: &Factors, load: &NodeLoad) -> f64 {
+        let index = Target::FirstByte.index();
+        let waiting_s = if has[index] {
+            let row = features::first_byte(0.0, load.waiting_prompt, 0.0);
+            factors[index] * dot(&self.beta[index], &row)
+        } else {
+            0.0
+        };
+        if load.waiting < load.in_flight && has[Target::Gap.index()] {
+            // A step may also work on the prompts that wait; a tenth, as the patience is ten intervals.
+            let gap = &self.beta[Target::Gap.index()];
+            let gap_s = factors[Target::Gap.index()] * (gap[0] + gap[1] * load.in_flight);
+            return bounded(gap_s + waiting_s / 10.0);
+        }
+        let of_total = |target: Target, row: Row| {
+            if has[target.index()] { factors[target.index()] * dot(&self.beta[target.index()], &row) } else { 0.0 }
+        };
+        let n = load.in_flight.max(1.0);
+        let output = features::total_tokens(n, load.waiting_prompt / n, 1.0);
+        let total_s = of_total(Target::Total, features::total(n)).max(of_total(Target::TotalTokens, output));
+        bounded(waiting_s.max(total_s / n))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NEUTRAL: Factors = [1.0; TARGETS];
+
+    pub(crate) fn model(beta: [Row; TARGETS]) -> NodeModel {
+        NodeModel::unknown(NodeId(0), beta)
+    }
+
+    fn ask(how: How) -> Ask {
+        Ask { prompt: 1.1, output: 210.0, how }
+    }
+
+    fn load(m: u32, q: u32) -> NodeLoad {
+        NodeLoad::new(m, q, u64::from(q) * 1_000)
+    }
+
+    #[test]
+    fn the_formulas_are_those_of_the_design() {
+        let mut beta = [[0.0; 6]; TARGETS];
+        beta[Target::FirstByte.index()] = [0.1, 0.4, 0.3, 0.5, 0.0, 0.0];
+        beta[Target::Gap.index()] = [0.02, 0.001, 0.0, 0.0, 0.0, 0.0];
+        let node = NodeModel { slots: 8.0, ..model(beta) };
+        let p = node.predict(&NEUTRAL, &load(10, 2), &ask(How::Streamed));
+        let h = 3.0;
+        assert!((p.first_byte_s - (0.1 + 0.4 * 1.1 + 0.3 * 2.0 + 0.5 * h)).abs() < 1e-12);
+        assert!((p.total_s - (p.first_byte_s + 210.0 * (0.02 + 0.001 * 11.0))).abs() < 1e-12);
+        let first_byte = 2.0 * 0.4 * 1.1 + 0.5 * 3.0;
+        assert!((p.marginal_first_byte_s - first_byte).abs() < 1e-12);
+        assert!((p.marginal_s - (8.0 * (0.001 * 210.0 + 0.4 * 1.1) + first_byte)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn plain_requests_pay_for_the_slowdown_of_the_others() {
+        let mut beta = [[0.0; 6]; TARGETS];
+        beta[Target::Total.index()] = [0.1, 0.0, 0.0, 0.05, 0.0, 0.0];
+        let p = model(beta).predict(&NEUTRAL, &load(6, 6), &ask(How::Plain));
+        assert!((p.total_s - (0.1 + 0.05 * 3.0)).abs() < 1e-12);
+        assert!((p.marginal_s - 6.0 * 0.05).abs() < 1e-12);
+    }
+
+    proptest! {
+        #[test]
+        fn predictions_are_finite_and_not_negative_whatever_goes_in(
+            beta in prop::array::uniform4(prop::array::uniform6(prop::num::f64::ANY)),
+            factors in prop::array::uniform4(prop::num::f64::ANY),
+            slots in prop::num::f64::ANY, prompt in prop::num::f64::ANY, output in prop::num::f64::ANY,
+            m in 0u32..60_000, q in 0u32..60_000, waiting in any::<u64>(),
+        ) {
+            let node = NodeModel { slots, ..model(beta) };
+            let load = NodeLoad::new(m, q, waiting);
+            for how in [How::Streamed, How::Tokens, How::Plain, How::Unknown] {
+                let p = node.predict(&factors, &load, &Ask { prompt, output, how });
+                for x in [p.first_byte_s, p.gap_s, p.total_s, p.marginal_s, p.marginal_first_byte_s] {
+                    prop_assert!(x.is_finite() && x >= 0.0, "{how:?} {p:?}");
+                }
+            }
+            let interval = node.sign_interval_s(&[true; TARGETS], &factors, &load);
+            prop_assert!(interval.is_finite() && interval >= 0.0);
+        }
+
+        #[test]
+        fn more_load_never_predicts_faster(
+            beta in prop::array::uniform4(prop::array::uniform6(0.0f64..2.0)),
+            slots in 1.0f64..64.0, m in 0u32..300, more in 0u32..300, q in 0u32..20,
+        ) {
+            let node = NodeModel { slots, ..model(beta) };
+            for how in [How::Streamed, How::Tokens, How::Plain, How::Unknown] {
+                let light = node.predict(&NEUTRAL, &load(m + q, q), &ask(how));
+                let heavy = node.predict(&NEUTRAL, &load(m + q + more, q), &ask(how));
+                prop_assert!(heavy.total_s >= light.total_s);
+                prop_assert!(heavy.total_s + heavy.marginal_s >= light.total_s + light.marginal_s - 1e-9);
+            }
+        }
+    }
+}

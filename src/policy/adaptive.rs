@@ -1,0 +1,358 @@
+//! The learned policy: the least *marginal cost* by each node's learned response times.
+//!
+//! Score of a node: the response time predicted for the request there, plus what it adds to the response times of the
+//! requests already there, times one more than the node's failure penalty. Lowest own latency alone is greedy and
+//! overfills fast nodes at high load. A node that is silent, or new and without enough successes for more, is left
+//! out. A small part of the decisions explores the less known of two nodes. While the guard does not trust the model,
+//! the fallback routes: least-connections, with the failure penalty, as an untrusted model is no reason to send
+//! everything to a node that answers errors at once.
+//!
+//! What is learned comes in through [`Learned`]; nothing is fitted here.
+
+use std::sync::Arc;
+
+use crate::clock::Time;
+use crate::fleet::Node;
+use crate::learn::explore::{Census, epsilon};
+use crate::learn::silence::{PATIENCE_MIN_S, Quiet, patience_s};
+use crate::learn::{Ask, Fallback, Knobs, Learned, NodeLoad, Prediction, Predictor};
+use crate::node::NODES_MAX;
+use crate::outcome::Sample;
+use crate::policy::{Context, Expected, Policy, share_minimum};
+
+/// The least time that a score is made of: a penalty must have something to multiply.
+const SCORE_MIN_S: f64 = 1e-6;
+
+/// A penalty above this keeps exploration away.
+const EXPLORED_PENALTY_MAX: f64 = 0.5;
+
+/// The learned policy.
+#[derive(Debug)]
+pub struct Adaptive {
+    learned: Arc<Learned>,
+    fallback: Option<Arc<dyn Policy>>,
+}
+
+/// Why a node is left out of a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// It went silent with work in flight.
+    Silent,
+    /// It is new or returned, and has as many in flight as its successes allow.
+    Ramping,
+}
+
+impl Held {
+    /// The word for people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Held::Silent => "silent",
+            Held::Ramping => "ramping",
+        }
+    }
+}
+
+/// What the policy thinks of one node for one request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Assessment {
+    /// What it would take there.
+    pub prediction: Prediction,
+    /// Failure penalty.
+    pub penalty: f64,
+    /// The score; infinite for a node that is left out.
+    pub score: f64,
+    /// Why it is left out.
+    pub held: Option<Held>,
+    /// Whether it may be explored.
+    pub explorable: bool,
+    /// Its level of evidence.
+    pub level: u8,
+}
+
+impl Adaptive {
+    /// A policy that reads `learned` and falls back to least-connections.
+    pub fn new(learned: Arc<Learned>) -> Adaptive {
+        Adaptive { learned, fallback: None }
+    }
+
+    /// The same with another fallback.
+    #[must_use]
+    pub fn falling_back_to(self, fallback: Arc<dyn Policy>) -> Adaptive {
+        Adaptive { fallback: Some(fallback), ..self }
+    }
+
+    /// Why the fallback would route at `now`, if it would.
+    pub fn fallback(&self, now: Time) -> Option<Fallback> {
+        self.learned.fallback(now)
+    }
+
+    /// What the policy thinks of each candidate, in their order; for explanations. Empty without a predictor.
+    pub fn assess_all(&self, ctx: &Context<'_>) -> Vec<Assessment> {
+        let Some(predictor) = self.learned.predictor() else { return Vec::new() };
+        let (ask, knobs) = (ask(&predictor, ctx), self.learned.knobs());
+        let assess = |c: &crate::policy::Candidate| {
+            assess(&self.learned, &predictor, &ask, &knobs, ctx.now, ctx.node(c), c.in_flight)
+        };
+        ctx.candidates.iter().map(assess).collect()
+    }
+
+    fn weigh_by_fallback(&self, ctx: &Context<'_>, out: &mut [f64]) {
+        if let Some(fallback) = &self.fallback {
+            return fallback.weigh(ctx, out);
+        }
+        share_minimum(out, |at| {
+            let candidate = &ctx.candidates[at];
+            let penalty = self.learned.node(ctx.node(candidate)).penalty.at(ctx.now);
+            f64::from(candidate.in_flight + 1) / candidate.weight * (1.0 + penalty)
+        });
+    }
+
+    /// Writes the distribution; false if every node is left out.
+    fn weigh_by_model(&self, predictor: &Predictor, ctx: &Context<'_>, out: &mut [f64]) -> bool {
+        let (ask, knobs) = (ask(predictor, ctx), self.learned.knobs());
+        let (mut least, mut ties) = (f64::INFINITY, 0.0);
+        let mut explorable = [0u64; NODES_MAX / 64];
+        let mut census = Census::default();
+        for (at, (candidate, out)) in ctx.candidates.iter().zip(&mut *out).enumerate() {
+            let node = ctx.node(candidate);
+            let seen = assess(&self.learned, predictor, &ask, &knobs, ctx.now, node, candidate.in_flight);
+            *out = seen.score;
+            if seen.score < least {
+                (least, ties) = (seen.score, 1.0);
+            } else if seen.score == least {
+                ties += 1.0;
+            }
+            if seen.explorable {
+                explorable[at / 64] |= 1 << (at % 64);
+                census.add(seen.level);
+            }
+        }
+        if least == f64::INFINITY {
+            return false;
+        }
+        let mean_prompt = predictor.expectations.overall().prompt_tokens();
+        let epsilon = epsilon(knobs.explore, f64::from(ctx.shape.prompt_tokens), mean_prompt);
+        let epsilon = if census.is_empty() { 0.0 } else { epsilon };
+        for (at, (candidate, out)) in ctx.candidates.iter().zip(&mut *out).enumerate() {
+            let greedy = if *out == least { (1.0 - epsilon) / ties } else { 0.0 };
+            *out = greedy;
+            if epsilon > 0.0 && explorable[at / 64] >> (at % 64) & 1 == 1 {
+                let node = ctx.node(candidate);
+                *out += epsilon * census.share(predictor.node(node.slot, node.id).level);
+            }
+        }
+        true
+    }
+}
+
+fn ask(predictor: &Predictor, ctx: &Context<'_>) -> Ask {
+    let shape = ctx.shape;
+    predictor.ask(shape.kind, shape.streaming, shape.prompt_tokens, shape.output_tokens_max)
+}
+
+/// What is thought of `node`, which has `in_flight`.
+fn assess(
+    learned: &Learned,
+    predictor: &Predictor,
+    ask: &Ask,
+    knobs: &Knobs,
+    now: Time,
+    node: &Node,
+    in_flight: u32,
+) -> Assessment {
+    let (ledger, live, model) = (&node.live.ledger, learned.node(node), predictor.node(node.slot, node.id));
+    let waiting = ledger.waiting();
+    let load = NodeLoad::new(in_flight, waiting, ledger.waiting_prompt_tokens());
+    let factors = live.factors();
+    let prediction = model.predict(&factors, &load, ask);
+    let penalty = live.penalty.at(now);
+    let held = {
+        let quiet_s = now.seconds_since(ledger.last_sign());
+        if quiet_s > PATIENCE_MIN_S || live.watch.is_suspect() {
+            let patience_s = patience_s(model.sign_interval_s(&predictor.has, &factors, &load));
+            let quiet = Quiet { in_flight, waiting, quiet_s, patience_s };
+            (!live.watch.admits(&quiet)).then_some(Held::Silent)
+        } else {
+            None
+        }
+    };
+    let held = held.or((in_flight >= live.ramp_limit()).then_some(Held::Ramping));
+    let score = if held.is_some() { f64::INFINITY } else { score(&prediction, knobs) * (1.0 + penalty) };
+    let full = load.in_flight >= model.slots || model.capacity.is_used_up(load.in_flight);
+    let explorable = held.is_none() && penalty < EXPLORED_PENALTY_MAX && !full;
+    Assessment { prediction, penalty, score, held, explorable, level: model.level }
+}
+
+/// Marginal cost, by the objective.
+fn score(prediction: &Prediction, knobs: &Knobs) -> f64 {
+    let whole = prediction.total_s + knobs.social * prediction.marginal_s;
+    let first = prediction.first_byte_s + knobs.social * prediction.marginal_first_byte_s;
+    let mixed = (1.0 - knobs.first_byte) * whole + knobs.first_byte * first;
+    // Predictions and knobs are finite and bounded, so this is too, even times the largest penalty.
+    mixed.max(SCORE_MIN_S)
+}
+
+impl Policy for Adaptive {
+    fn weigh(&self, ctx: &Context<'_>, out: &mut [f64]) {
+        let loaded = self.learned.load();
+        let predictor = loaded.as_deref();
+        let trusted = predictor.filter(|_| self.learned.fallback_of(predictor, ctx.now).is_none());
+        if !trusted.is_some_and(|predictor| self.weigh_by_model(predictor, ctx, out)) {
+            self.weigh_by_fallback(ctx, out);
+        }
+    }
+
+    fn chosen(&self, ctx: &Context<'_>, at: usize) -> Expected {
+        let candidate = &ctx.candidates[at];
+        let node = ctx.node(candidate);
+        let live = self.learned.node(node);
+        live.watch.sent();
+        let loaded = self.learned.load();
+        let Some(predictor) = loaded.as_deref() else { return Expected::NOTHING };
+        // As the candidate was weighed; the ledger counts the attempt itself by now.
+        let ledger = &node.live.ledger;
+        let own_prompt = u64::from(ctx.shape.prompt_tokens);
+        let waiting_prompt = ledger.waiting_prompt_tokens().saturating_sub(own_prompt);
+        let load = NodeLoad::new(candidate.in_flight, ledger.waiting().saturating_sub(1), waiting_prompt);
+        let model = predictor.node(node.slot, node.id);
+        let prediction = model.predict(&live.factors(), &load, &ask(predictor, ctx));
+        Expected { seconds: prediction.total_s, version: predictor.version }
+    }
+
+    fn observe(&self, node: &Node, sample: &Sample) {
+        self.learned.ended(node, sample);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::learn::Learner;
+    use crate::outcome::{Failure, Outcome};
+    use crate::policy::tests_support::{Scene, sample_of};
+
+    /// A policy that has learned nodes whose service times are `services`, four workers each.
+    fn taught(scene: &Scene, services: &[f64]) -> (Adaptive, Learner) {
+        let learned = Arc::new(Learned::default());
+        let policy = Adaptive::new(Arc::clone(&learned));
+        let mut learner = Learner::new(learned);
+        let mut rng = fastrand::Rng::with_seed(1);
+        for tick in 0..40u32 {
+            let now = Time::from_secs_f64(f64::from(tick) * 0.5);
+            for (node, service) in scene.fleet.nodes().iter().zip(services) {
+                for _ in 0..10 {
+                    let n = rng.u32(1..=12);
+                    let took_s = service * (f64::from(n) / 4.0).max(1.0) * (0.8 + 0.4 * rng.f64());
+                    let ended = now.after(Duration::from_secs_f64(took_s));
+                    let sample = sample_of(node, now, ended, Outcome::Completed { status: 200 });
+                    let sample = Sample { in_flight: n - 1, mean_in_flight: f64::from(n), ..sample };
+                    policy.observe(node, &sample);
+                    learner.observe(now, &sample).expect("a label");
+                }
+            }
+            learner.refit(now);
+        }
+        (policy, learner)
+    }
+
+    fn scene(count: u32) -> Scene {
+        Scene { now: Time::from_secs_f64(20.0), ..Scene::new(count) }
+    }
+
+    #[test]
+    fn a_fast_node_is_preferred_until_it_is_full_enough() {
+        let scene = scene(2);
+        let (policy, _) = taught(&scene, &[0.1, 0.4]);
+        assert!(scene.weigh(&policy)[0] > 0.9);
+        let scene = scene.load(0, 5);
+        assert!(scene.weigh(&policy)[0] > 0.9, "0.15 s and little harm against 0.4 s");
+        let scene = scene.load(0, 30);
+        assert!(scene.weigh(&policy)[1] > 0.9);
+    }
+
+    #[test]
+    fn every_propensity_is_exact_and_exploration_is_shared() {
+        let scene = scene(4);
+        let (policy, _) = taught(&scene, &[0.1, 0.2, 0.2, 0.2]);
+        policy.learned.set_knobs(Knobs { explore: 0.08, ..Knobs::default() });
+        let weights = scene.weigh(&policy);
+        assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        assert!((weights[0] - 0.94).abs() < 1e-12, "{weights:?}");
+        assert!(weights[1..].iter().all(|w| (w - 0.02).abs() < 1e-12), "{weights:?}");
+        policy.learned.set_knobs(Knobs { explore: 0.0, ..Knobs::default() });
+        assert_eq!(scene.weigh(&policy), [1.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn a_node_that_fails_loses_its_traffic_at_once_and_gets_it_back() {
+        let mut scene = scene(2);
+        let (policy, mut learner) = taught(&scene, &[0.1, 0.4]);
+        for _ in 0..3 {
+            let node = &scene.fleet.nodes()[0];
+            policy.observe(node, &sample_of(node, scene.now, scene.now, Outcome::Failed(Failure::Status(500))));
+        }
+        assert!(scene.weigh(&policy)[0] < 0.01);
+        scene.now = Time::from_secs_f64(60.0);
+        learner.refit(scene.now);
+        assert!(scene.weigh(&policy)[0] > 0.9);
+    }
+
+    #[test]
+    fn without_a_fresh_model_it_is_least_connections_that_avoids_failing_nodes() {
+        let mut scene = scene(3).load(0, 4).load(1, 1).load(2, 1);
+        let cold = Adaptive::new(Arc::default());
+        assert_eq!(scene.weigh(&cold), [0.0, 0.5, 0.5]);
+        let node = &scene.fleet.nodes()[1];
+        cold.observe(node, &sample_of(node, scene.now, scene.now, Outcome::Failed(Failure::Connect)));
+        assert_eq!(scene.weigh(&cold), [0.0, 0.0, 1.0]);
+        let (policy, _) = taught(&scene, &[0.01, 0.4, 0.4]);
+        assert!(scene.weigh(&policy)[0] > 0.9);
+        scene.now = Time::from_secs_f64(120.0);
+        assert_eq!(policy.fallback(scene.now), Some(Fallback::Stale));
+        assert_eq!(scene.weigh(&policy), [0.0, 0.5, 0.5]);
+    }
+
+    #[test]
+    fn a_silent_node_gets_nothing_until_it_answers() {
+        let scene = scene(2);
+        let (policy, _) = taught(&scene, &[0.1, 0.4]);
+        let node = &scene.fleet.nodes()[0];
+        let start = Time::from_secs_f64(14.0);
+        node.live.ledger.try_start(start, 9, 0).expect("room");
+        let scene = scene.load(0, 1);
+        let silent = policy.assess_all(&scene.context());
+        // Six seconds are long for a tenth of a second, and not yet long enough for a probe after ten intervals.
+        assert_eq!(silent[0].held, None, "a probe is due");
+        let earlier = Scene { now: Time::from_secs_f64(16.0), ..scene };
+        assert_eq!(policy.assess_all(&earlier.context())[0].held, Some(Held::Silent));
+        let node = &earlier.fleet.nodes()[0];
+        policy.observe(node, &sample_of(node, start, earlier.now, Outcome::Completed { status: 200 }));
+        node.live.ledger.sign_of_life(earlier.now);
+        assert_eq!(policy.assess_all(&earlier.context())[0].held, None);
+    }
+
+    #[test]
+    fn a_trained_decision_allocates_nothing() {
+        let scene = scene(8);
+        let (policy, _) = taught(&scene, &[0.1; 8]);
+        let (context, mut out) = (scene.context(), vec![0.0; 8]);
+        let used = allocation_counter::measure(|| {
+            (0..100).for_each(|_| policy.weigh(&context, &mut out));
+            policy.chosen(&context, 3);
+        });
+        assert_eq!(used.count_total, 0);
+    }
+
+    #[test]
+    fn a_node_without_successes_is_ramped() {
+        let (scene, wider) = (scene(2), scene(3));
+        let (policy, _) = taught(&scene, &[0.4, 0.4]);
+        let wider = wider.load(0, 9).load(1, 9).load(2, 3);
+        assert!(wider.weigh(&policy)[2] > 0.9);
+        let wider = wider.load(2, 4);
+        assert_eq!(policy.assess_all(&wider.context())[2].held, Some(Held::Ramping));
+        assert_eq!(wider.weigh(&policy)[2], 0.0);
+    }
+}
