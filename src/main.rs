@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use bellwether::cli::demo::{DemoArgs, demo};
+use bellwether::cli::simulate::{SimulateArgs, simulate};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -16,11 +17,16 @@ struct Cli {
 enum Verb {
     /// Emulated model servers, the proxy before them, and load, in one process
     Demo(DemoArgs),
+    /// Policies compared in virtual time, on the same requests, in seconds
+    Simulate(SimulateArgs),
 }
 
 fn main() -> ExitCode {
-    let Verb::Demo(args) = Cli::parse().verb;
-    match demo(&args) {
+    let done = match Cli::parse().verb {
+        Verb::Demo(args) => demo(&args).map_err(|error| error.to_string()),
+        Verb::Simulate(args) => simulate(&args, &mut std::io::stdout().lock()).map_err(|error| error.to_string()),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bellwether: {error}");

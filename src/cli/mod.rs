@@ -1,3 +1,4 @@
 //! The verbs of the binary, one file each.
 
 pub mod demo;
+pub mod simulate;
