@@ -212,7 +212,7 @@ impl Stage {
         app.balancer.set_policy(policy);
         let recorder = Arc::new(Recorder::default());
         let mut running = start_load(self.load.clone(), Arc::clone(&recorder), stop.clone())?;
-        let mut board = Board::new(policy.name(), self.load.duration, live);
+        let mut board = Board::new(policy.name(), self.load.duration, live, app);
         let mut look = tokio::time::interval(if live { REDRAW_EVERY } else { LINE_EVERY });
         look.tick().await;
         loop {
@@ -221,10 +221,10 @@ impl Stage {
                 _ = look.tick() => board.show(out, app, &recorder)?,
             }
         }
-        board.show(out, app, &recorder)?;
         self.wait_until_empty().await;
+        board.show(out, app, &recorder)?;
         let summary = Summary::of(&recorder.since(0), self.load.duration.mul_f64(WARM_UP));
-        Ok(Round { policy: policy.name(), nodes: board.shares(), summary })
+        Ok(Round { policy: policy.name(), nodes: board.shares(app), summary })
     }
 
     /// Waits, within bounds, until nothing of this policy's requests is left to disturb the next one's.
