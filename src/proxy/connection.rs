@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
+use axum::handler::Handler;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -26,7 +26,9 @@ use tower_service::Service;
 
 use crate::clock::Time;
 use crate::config::Timeouts;
+use crate::proxy::forward::handle;
 use crate::proxy::framing::{ConnState, GuardedIo, Limits as FramingLimits};
+use crate::proxy::headers::Introduction;
 use crate::proxy::worker::Worker;
 
 /// What the requests of one connection share.
@@ -35,6 +37,7 @@ pub(super) struct Conn {
     pub(super) worker: Arc<Worker>,
     pub(super) peer: SocketAddr,
     pub(super) framing: Arc<ConnState>,
+    pub(super) introduction: Introduction,
     requests: AtomicU64,
     /// Requests whose response has not ended.
     open: AtomicU32,
@@ -48,10 +51,12 @@ pub(super) struct Busy(Arc<Conn>);
 impl Conn {
     fn new(worker: Arc<Worker>, peer: SocketAddr, framing: Arc<ConnState>) -> Conn {
         let now = worker.app.clock.now();
+        let introduction = Introduction::new(peer.ip(), &worker.app.settings.load().forward.trusted_proxies);
         Conn {
             worker,
             peer,
             framing,
+            introduction,
             requests: AtomicU64::new(0),
             open: AtomicU32::new(0),
             idle_since: AtomicU64::new(now.as_micros()),
@@ -142,7 +147,6 @@ pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     worker: Arc<Worker>,
-    template: Router<Arc<Conn>>,
     mut stopping: watch::Receiver<bool>,
 ) {
     let app = Arc::clone(&worker.app);
@@ -155,8 +159,9 @@ pub(super) async fn serve(
     };
     let framing = Arc::new(ConnState::default());
     let conn = Arc::new(Conn::new(worker, peer, Arc::clone(&framing)));
-    let router = template.with_state(Arc::clone(&conn));
-    let service = service_fn(move |request: Request<Incoming>| router.clone().call(request.map(Body::new)));
+    // A handler as a service: a router would look the path up among routes that do not exist.
+    let handler = handle.with_state(Arc::clone(&conn));
+    let service = service_fn(move |request: Request<Incoming>| handler.clone().call(request.map(Body::new)));
     let io = TokioIo::new(GuardedIo::new(stream, limits, framing));
     let mut serving = pin!(
         http1::Builder::new()

@@ -19,7 +19,7 @@ use crate::config::{Settings, Timeouts};
 use crate::node::NodeId;
 use crate::outcome::{Censor, Failure, Outcome};
 use crate::proxy::connection::{Busy, Conn};
-use crate::proxy::headers;
+use crate::proxy::headers::{self, Survey};
 use crate::proxy::inspect::ResponseScan;
 use crate::proxy::intake::{Intake, take_in};
 use crate::proxy::relay::{Attempt, Patience, Relay};
@@ -108,12 +108,14 @@ impl Passage {
         if head.method == Method::CONNECT {
             return Err(ProxyError::method(&head.method));
         }
-        let upgrade = headers::strip_hop_by_hop(&mut head.headers);
-        let peer = conn.peer.ip();
-        let id = self.worker.with_rng(|rng| headers::introduce(&mut head.headers, peer, trusted, rng));
+        let seen = Survey::of(&head.headers);
+        let upgrade = headers::strip_hop_by_hop(&mut head.headers, seen);
+        let id = self.worker.with_rng(|rng| conn.introduction.introduce(&mut head.headers, seen, rng));
         self.request_id = Some(id);
-        // hyper has answered `Expect` by the time the body is read; a node that is asked to must not answer it again.
-        head.headers.remove(header::EXPECT);
+        if seen.expect {
+            // hyper has answered it by the time the body is read; a node must not be asked to answer it again.
+            head.headers.remove(header::EXPECT);
+        }
         if head.method == Method::GET && head.uri.path() == "/v1/models" {
             return models::merged(&self.worker, &settings, &head.headers).await;
         }
@@ -289,7 +291,8 @@ impl Passage {
         let kind = head.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
         let coding = head.headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes);
         let scan = ResponseScan::new(kind, coding);
-        headers::strip_hop_by_hop(&mut head.headers);
+        let seen = Survey::of(&head.headers);
+        headers::strip_hop_by_hop(&mut head.headers, seen);
         headers::append_via(&mut head.headers);
         if let Some(id) = self.request_id.take() {
             head.headers.insert(headers::X_REQUEST_ID, id);

@@ -4,9 +4,10 @@
 //! a node about the client replaces the client's own claims, unless the client is a trusted proxy; otherwise anybody
 //! could write any address into a node's logs.
 
-use std::fmt::Write;
 use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
@@ -26,12 +27,47 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 /// The longest client-made request id that is kept.
 const REQUEST_ID_MAX: usize = 128;
 
+/// What one pass over the fields of a message finds: asking for each name costs a hash every time, and most messages
+/// have none of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Survey {
+    connection: bool,
+    te: bool,
+    /// One of the other fields that end here.
+    other_hop: bool,
+    forwarding: bool,
+    traceparent: bool,
+    request_id: bool,
+    /// `Expect`.
+    pub(super) expect: bool,
+}
+
+impl Survey {
+    pub(super) fn of(headers: &HeaderMap) -> Survey {
+        let mut seen = Survey::default();
+        for name in headers.keys() {
+            let flag = match name.as_str() {
+                "connection" => &mut seen.connection,
+                "te" => &mut seen.te,
+                "upgrade" | "transfer-encoding" | "keep-alive" | "proxy-connection" => &mut seen.other_hop,
+                "forwarded" | "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" => &mut seen.forwarding,
+                "traceparent" => &mut seen.traceparent,
+                "x-request-id" => &mut seen.request_id,
+                "expect" => &mut seen.expect,
+                _ => continue,
+            };
+            *flag = true;
+        }
+        seen
+    }
+}
+
 /// Removes hop-by-hop fields and what `Connection` names; returns the `Upgrade` wish, if there was a proper one.
 ///
 /// `TE: trailers` is kept as it is the one `TE` that has a meaning end to end for us: trailers pass.
-pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap, seen: Survey) -> Option<HeaderValue> {
     let mut upgrade = None;
-    if headers.contains_key(header::CONNECTION) {
+    if seen.connection {
         let named = named_by_connection(headers);
         if named.contains(&header::UPGRADE) {
             upgrade = headers.get(header::UPGRADE).cloned();
@@ -41,13 +77,16 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
         }
         headers.remove(header::CONNECTION);
     }
-    if let Some(te) = headers.remove(header::TE)
+    if seen.te
+        && let Some(te) = headers.remove(header::TE)
         && te.as_bytes().split(|b| *b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(b"trailers"))
     {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
-    for name in [header::UPGRADE, header::TRANSFER_ENCODING, KEEP_ALIVE, PROXY_CONNECTION] {
-        headers.remove(name);
+    if seen.other_hop {
+        for name in [header::UPGRADE, header::TRANSFER_ENCODING, KEEP_ALIVE, PROXY_CONNECTION] {
+            headers.remove(name);
+        }
     }
     upgrade
 }
@@ -87,45 +126,85 @@ fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&peer))
 }
 
-/// Tells the node who asks, through whom, and under which id. Returns that id.
-pub(super) fn introduce(
-    headers: &mut HeaderMap,
+/// What a client's connection lets us say of it: made once, used for each of its requests.
+#[derive(Debug)]
+pub(super) struct Introduction {
     peer: IpAddr,
-    trusted: &[IpNet],
-    rng: &mut fastrand::Rng,
-) -> HeaderValue {
-    // One growth of the table instead of two or three.
-    headers.reserve(8);
-    let believed = is_trusted(peer, trusted);
-    let host = headers.get(header::HOST).cloned();
-    let text = AddressText::new(peer);
-    if believed && headers.contains_key(X_FORWARDED_FOR) {
-        extend_list(headers, X_FORWARDED_FOR, text.plain());
-    } else {
-        insert_text(headers, X_FORWARDED_FOR, text.plain());
+    believed: bool,
+    /// For `X-Forwarded-For`.
+    address: HeaderValue,
+    /// The last `Host`, and the element of `Forwarded` that goes with it.
+    element: Mutex<Option<(HeaderValue, HeaderValue)>>,
+}
+
+impl Introduction {
+    pub(super) fn new(peer: IpAddr, trusted: &[IpNet]) -> Introduction {
+        let address = value(peer.to_string());
+        Introduction { peer, believed: is_trusted(peer, trusted), address, element: Mutex::new(None) }
     }
-    if !believed || !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-    }
-    if let Some(host) = &host {
-        if !believed || !headers.contains_key(X_FORWARDED_HOST) {
-            headers.insert(X_FORWARDED_HOST, host.clone());
+
+    /// Tells the node who asks, through whom, and under which id. Returns that id.
+    pub(super) fn introduce(&self, headers: &mut HeaderMap, seen: Survey, rng: &mut fastrand::Rng) -> HeaderValue {
+        // One growth of the table instead of two or three.
+        headers.reserve(8);
+        let host = headers.get(header::HOST).cloned();
+        let element = self.forwarded_element(host.as_ref());
+        if self.believed && seen.forwarding {
+            self.extend(headers, host, &element);
+        } else {
+            headers.insert(X_FORWARDED_FOR, self.address.clone());
+            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+            match host {
+                Some(host) => headers.insert(X_FORWARDED_HOST, host),
+                None => headers.remove(X_FORWARDED_HOST),
+            };
+            headers.insert(header::FORWARDED, element);
         }
-    } else if !believed {
-        headers.remove(X_FORWARDED_HOST);
+        append_via(headers);
+        identify(headers, seen, rng)
     }
-    let element = forwarded_element(&text, host.as_ref());
-    if believed && headers.contains_key(header::FORWARDED) {
-        extend_list(headers, header::FORWARDED, &element);
-    } else {
-        insert_text(headers, header::FORWARDED, &element);
+
+    /// Adds to what a trusted proxy says, or says what it leaves out.
+    fn extend(&self, headers: &mut HeaderMap, host: Option<HeaderValue>, element: &HeaderValue) {
+        extend_list(headers, X_FORWARDED_FOR, &self.address);
+        extend_list(headers, header::FORWARDED, element);
+        headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+        if let Some(host) = host {
+            headers.entry(X_FORWARDED_HOST).or_insert(host);
+        }
     }
-    append_via(headers);
-    if !headers.contains_key(TRACEPARENT) {
-        let (trace, span) = (rng.u128(1..), rng.u64(1..));
-        insert_text(headers, TRACEPARENT, &format!("00-{trace:032x}-{span:016x}-00"));
+
+    /// `for=192.0.2.7;host="api.example:8080";proto=http` (RFC 7239); remembered, since a client seldom changes `Host`.
+    fn forwarded_element(&self, host: Option<&HeaderValue>) -> HeaderValue {
+        let mut last = self.element.lock().unwrap_or_else(PoisonError::into_inner);
+        let host = host.cloned().unwrap_or(HeaderValue::from_static(""));
+        if let Some((known, element)) = &*last
+            && *known == host
+        {
+            return element.clone();
+        }
+        let mut text = match self.peer {
+            IpAddr::V4(peer) => format!("for={peer}"),
+            IpAddr::V6(peer) => format!("for=\"[{peer}]\""),
+        };
+        if let Ok(host) = host.to_str()
+            && !host.is_empty()
+            && !host.contains(['"', '\\'])
+        {
+            text.push_str(";host=\"");
+            text.push_str(host);
+            text.push('"');
+        }
+        text.push_str(";proto=http");
+        let element = value(text);
+        *last = Some((host, element.clone()));
+        element
     }
-    request_id(headers, rng)
+}
+
+/// A value of text that has no control characters.
+fn value(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
 /// Adds us to `Via`.
@@ -133,65 +212,50 @@ pub(super) fn append_via(headers: &mut HeaderMap) {
     headers.append(header::VIA, VIA);
 }
 
-/// The client's request id if it is presentable, else a new one.
-fn request_id(headers: &mut HeaderMap, rng: &mut fastrand::Rng) -> HeaderValue {
-    if let Some(id) = headers.get(X_REQUEST_ID) {
-        let presentable = (1..=REQUEST_ID_MAX).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
-        if presentable {
-            return id.clone();
+/// Keeps the client's trace and request id if they are presentable, else makes them. Returns the request id.
+///
+/// Where both are made they are one: the request id is the trace id, and one buffer holds both fields.
+fn identify(headers: &mut HeaderMap, seen: Survey, rng: &mut fastrand::Rng) -> HeaderValue {
+    let kept = if seen.request_id { headers.get(X_REQUEST_ID).filter(|id| is_presentable(id)).cloned() } else { None };
+    if seen.traceparent && kept.is_some() {
+        return kept.unwrap_or(HeaderValue::from_static(""));
+    }
+    let made = trace_context(rng.u128(1..), rng.u64(1..));
+    if !seen.traceparent {
+        headers.insert(TRACEPARENT, header_value(made.clone()));
+    }
+    kept.unwrap_or_else(|| {
+        let id = header_value(made.slice(3..35));
+        headers.insert(X_REQUEST_ID, id.clone());
+        id
+    })
+}
+
+fn is_presentable(id: &HeaderValue) -> bool {
+    (1..=REQUEST_ID_MAX).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+}
+
+/// `00-TRACE-SPAN-00`: not sampled, since nobody here records spans.
+fn trace_context(trace: u128, span: u64) -> Bytes {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    let mut write = |from: usize, bytes: &[u8]| {
+        for (at, byte) in bytes.iter().enumerate() {
+            text[from + 2 * at] = DIGITS[usize::from(byte >> 4)];
+            text[from + 2 * at + 1] = DIGITS[usize::from(byte & 15)];
         }
-    }
-    let mut text = String::with_capacity(32);
-    // Writing to a string cannot fail.
-    let _ = write!(text, "{:032x}", rng.u128(..));
-    let id = HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown"));
-    headers.insert(X_REQUEST_ID, id.clone());
-    id
-}
-
-/// An address as text in a small buffer: `192.0.2.7`, and as `Forwarded` wants it: `"[2001:db8::7]"`.
-struct AddressText {
-    quoted: String,
-    is_v6: bool,
-}
-
-impl AddressText {
-    fn new(address: IpAddr) -> AddressText {
-        let mut quoted = String::with_capacity(44);
-        let is_v6 = address.is_ipv6();
-        let _ = if is_v6 { write!(quoted, "\"[{address}]\"") } else { write!(quoted, "{address}") };
-        AddressText { quoted, is_v6 }
-    }
-
-    fn plain(&self) -> &str {
-        if self.is_v6 { &self.quoted[2..self.quoted.len() - 2] } else { &self.quoted }
-    }
-}
-
-/// `for=192.0.2.7;host=api.example;proto=http` (RFC 7239); a host with a port has to be quoted.
-fn forwarded_element(client: &AddressText, host: Option<&HeaderValue>) -> String {
-    let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let mut element = String::with_capacity(64 + host.len());
-    element.push_str("for=");
-    element.push_str(&client.quoted);
-    if !host.is_empty() && !host.contains(['"', '\\']) {
-        element.push_str(";host=\"");
-        element.push_str(host);
-        element.push('"');
-    }
-    element.push_str(";proto=http");
-    element
-}
-
-fn insert_text(headers: &mut HeaderMap, name: HeaderName, text: &str) {
-    match HeaderValue::from_str(text) {
-        Ok(value) => headers.insert(name, value),
-        Err(_) => headers.remove(name),
     };
+    write(3, &trace.to_be_bytes());
+    write(36, &span.to_be_bytes());
+    Bytes::copy_from_slice(&text)
+}
+
+fn header_value(text: Bytes) -> HeaderValue {
+    HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
 /// Appends to a comma-separated list that may be spread over several fields.
-fn extend_list(headers: &mut HeaderMap, name: HeaderName, element: &str) {
+fn extend_list(headers: &mut HeaderMap, name: HeaderName, element: &HeaderValue) {
     let mut list: Vec<u8> = Vec::new();
     for value in headers.get_all(&name) {
         list.extend_from_slice(value.as_bytes());
@@ -216,6 +280,14 @@ mod tests {
         headers
     }
 
+    fn strip(map: &mut HeaderMap) -> Option<HeaderValue> {
+        strip_hop_by_hop(map, Survey::of(map))
+    }
+
+    fn tell(map: &mut HeaderMap, peer: &str, trusted: &[IpNet], rng: &mut fastrand::Rng) -> HeaderValue {
+        Introduction::new(ip(peer), trusted).introduce(map, Survey::of(map), rng)
+    }
+
     fn ip(text: &str) -> IpAddr {
         text.parse().expect("an address")
     }
@@ -232,7 +304,7 @@ mod tests {
             ("te", "gzip, trailers"),
             ("accept", "*/*"),
         ]);
-        assert_eq!(strip_hop_by_hop(&mut map), None);
+        assert_eq!(strip(&mut map), None);
         let mut names: Vec<&str> = map.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["accept", "authorization", "te"]);
@@ -242,9 +314,9 @@ mod tests {
     #[test]
     fn an_upgrade_counts_only_if_connection_names_it() {
         let mut named = headers(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
-        assert_eq!(strip_hop_by_hop(&mut named), Some(HeaderValue::from_static("websocket")));
+        assert_eq!(strip(&mut named), Some(HeaderValue::from_static("websocket")));
         let mut stray = headers(&[("upgrade", "h2c")]);
-        assert_eq!(strip_hop_by_hop(&mut stray), None);
+        assert_eq!(strip(&mut stray), None);
         assert!(stray.is_empty());
     }
 
@@ -258,7 +330,7 @@ mod tests {
             ("x-forwarded-host", "evil.example"),
             ("forwarded", "for=203.0.113.66"),
         ]);
-        introduce(&mut map, ip("192.0.2.7"), &[], &mut rng);
+        tell(&mut map, "192.0.2.7", &[], &mut rng);
         assert_eq!(map["x-forwarded-for"], "192.0.2.7");
         assert_eq!(map["x-forwarded-proto"], "http");
         assert_eq!(map["x-forwarded-host"], "api.example:8080");
@@ -279,7 +351,7 @@ mod tests {
         ]);
         assert_eq!(client_address(&map, ip("10.0.0.1"), &trusted), ip("203.0.113.66"));
         assert_eq!(client_address(&map, ip("192.0.2.7"), &trusted), ip("192.0.2.7"));
-        introduce(&mut map, ip("10.0.0.1"), &trusted, &mut rng);
+        tell(&mut map, "10.0.0.1", &trusted, &mut rng);
         assert_eq!(map["x-forwarded-for"], "198.51.100.1, 203.0.113.66, 10.0.0.9, 10.0.0.1");
         assert_eq!(map["x-forwarded-proto"], "https");
     }
@@ -288,12 +360,12 @@ mod tests {
     fn a_request_id_is_kept_if_presentable_and_made_otherwise() {
         let mut rng = fastrand::Rng::with_seed(1);
         let mut kept = headers(&[("x-request-id", "abc-123"), ("traceparent", "00-1-2-01")]);
-        assert_eq!(introduce(&mut kept, ip("2001:db8::7"), &[], &mut rng), "abc-123");
+        assert_eq!(tell(&mut kept, "2001:db8::7", &[], &mut rng), "abc-123");
         assert_eq!(kept["traceparent"], "00-1-2-01");
         assert_eq!(kept["forwarded"], "for=\"[2001:db8::7]\";proto=http");
         assert_eq!(kept["x-forwarded-for"], "2001:db8::7");
         let mut bad = headers(&[("x-request-id", "two words")]);
-        let made = introduce(&mut bad, ip("192.0.2.7"), &[], &mut rng);
+        let made = tell(&mut bad, "192.0.2.7", &[], &mut rng);
         assert_eq!(made.len(), 32);
         assert_eq!(bad["x-request-id"], made);
     }

@@ -12,13 +12,11 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use axum::Router;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
 use crate::app::App;
-use crate::proxy::connection::{Conn, serve};
-use crate::proxy::forward::handle;
+use crate::proxy::connection::serve;
 use crate::proxy::worker::Worker;
 
 /// How long the acceptor rests when a connection cannot be accepted for want of resources.
@@ -191,14 +189,13 @@ async fn work(
     stopping: watch::Receiver<bool>,
     mut aborting: watch::Receiver<bool>,
 ) {
-    let template: Router<Arc<Conn>> = Router::new().fallback(handle);
     let sweeping = tokio::spawn(sweep(Arc::clone(&worker)));
     let serving = async {
         while let Some(Dealt { stream, peer, counted }) = dealt.recv().await {
             let Ok(stream) = TcpStream::from_std(stream) else { continue };
-            let (worker, template, stopping) = (Arc::clone(&worker), template.clone(), stopping.clone());
+            let (worker, stopping) = (Arc::clone(&worker), stopping.clone());
             tokio::spawn(async move {
-                serve(stream, peer, worker, template, stopping).await;
+                serve(stream, peer, worker, stopping).await;
                 drop(counted);
             });
         }

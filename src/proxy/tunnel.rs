@@ -68,7 +68,8 @@ impl Opening {
         }
         let (mut head, incoming) = response.into_parts();
         let accepted = head.headers.get(header::UPGRADE).cloned();
-        headers::strip_hop_by_hop(&mut head.headers);
+        let seen = headers::Survey::of(&head.headers);
+        headers::strip_hop_by_hop(&mut head.headers, seen);
         headers::append_via(&mut head.headers);
         if let Some(id) = id {
             head.headers.insert(headers::X_REQUEST_ID, id);

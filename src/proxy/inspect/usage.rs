@@ -6,7 +6,9 @@
 //! text that a model writes cannot pass for one. The last object wins, member by member: Anthropic's streams tell the
 //! prompt tokens in their first event and the output tokens in a later one.
 
-use memchr::memmem;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 
 use super::json::{Cursor, Read};
 
@@ -21,25 +23,31 @@ pub struct Usage {
     pub cached_tokens: Option<u32>,
 }
 
+/// Searches for keys. Made once: to prepare one costs as much as to search a short answer.
+type Keys<const N: usize> = LazyLock<[Finder<'static>; N]>;
+
 /// Objects that hold counts.
-const OBJECTS: [&[u8]; 2] = [b"\"usage\"", b"\"meta_info\""];
+static OBJECTS: Keys<2> = LazyLock::new(|| ["\"usage\"", "\"meta_info\""].map(Finder::new));
 
 /// Counts that stand by themselves: Ollama, llama.cpp, TGI.
-const PROMPT: [&[u8]; 2] = [b"\"prompt_eval_count\"", b"\"tokens_evaluated\""];
-const OUTPUT: [&[u8]; 3] = [b"\"eval_count\"", b"\"tokens_predicted\"", b"\"generated_tokens\""];
+static PROMPT: Keys<2> = LazyLock::new(|| ["\"prompt_eval_count\"", "\"tokens_evaluated\""].map(Finder::new));
+static OUTPUT: Keys<3> =
+    LazyLock::new(|| ["\"eval_count\"", "\"tokens_predicted\"", "\"generated_tokens\""].map(Finder::new));
 
 impl Usage {
     /// Reads the counts in `piece`.
     pub(super) fn read(piece: &[u8]) -> Usage {
         let mut usage = Usage::default();
-        for name in OBJECTS {
-            each_value(piece, name, |value| usage = counts(value).or(usage));
+        for name in &*OBJECTS {
+            if usage.prompt_tokens.is_none() || usage.output_tokens.is_none() {
+                each_value(piece, name, |value| usage = counts(value).or(usage));
+            }
         }
         if usage.prompt_tokens.is_none() {
-            usage.prompt_tokens = last_number(piece, &PROMPT);
+            usage.prompt_tokens = last_number(piece, &*PROMPT);
         }
         if usage.output_tokens.is_none() {
-            usage.output_tokens = last_number(piece, &OUTPUT);
+            usage.output_tokens = last_number(piece, &*OUTPUT);
         }
         usage
     }
@@ -56,19 +64,19 @@ impl Usage {
 
 /// Calls `found` with what follows each key `name` (given with its quotes) and its colon, up to the next such key, so
 /// that together no byte is read twice.
-fn each_value<'a>(piece: &'a [u8], name: &[u8], mut found: impl FnMut(&'a [u8])) {
-    let mut matches = memmem::find_iter(piece, name).peekable();
+fn each_value<'a>(piece: &'a [u8], name: &Finder<'_>, mut found: impl FnMut(&'a [u8])) {
+    let mut matches = name.find_iter(piece).peekable();
     while let Some(at) = matches.next() {
         let end = matches.peek().copied().unwrap_or(piece.len());
         let escaped = at > 0 && piece[at - 1] == b'\\';
-        let after = piece[at + name.len()..end].trim_ascii_start();
+        let after = piece[at + name.needle().len()..end].trim_ascii_start();
         if let (false, Some(value)) = (escaped, after.strip_prefix(b":")) {
             found(value);
         }
     }
 }
 
-fn last_number(piece: &[u8], names: &[&[u8]]) -> Option<u32> {
+fn last_number(piece: &[u8], names: &[Finder<'_>]) -> Option<u32> {
     let mut last = None;
     for name in names {
         each_value(piece, name, |value| {
