@@ -11,6 +11,7 @@ pub mod batch;
 pub mod driver;
 pub mod fleets;
 mod flights;
+mod learning;
 pub mod plain;
 pub mod random;
 pub mod report;

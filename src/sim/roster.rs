@@ -6,15 +6,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::balancer::Balancer;
+use crate::balancer::{Balancer, Observer};
 use crate::clock::{Clock, Time};
 use crate::fleet::{Fleet, FleetError};
 use crate::policy::{self, Policy, PolicyId};
+use crate::sim::learning::{self, Samples};
 use crate::sim::scenario::Scenario;
 use crate::sim::yardstick::{C3, Foresight, GreedyOracle, Prequal};
 
 /// Least connections with each node's true capacity as its weight: what an operator could reach who knew them.
 pub const ORACLE_WEIGHTED: &str = "oracle-weighted-least-connections";
+/// The registered policy that needs a learner beside it.
+const LEARNING: &str = "adaptive";
+
 /// See [`C3`].
 pub const C3_NAME: &str = "c3";
 /// See [`Prequal`].
@@ -113,7 +117,13 @@ pub fn make(name: &str, setup: &Setup<'_>) -> Result<Instance, RosterError> {
         _ => {
             let name = if weighted { "least-connections" } else { name };
             let id = PolicyId::named(name).ok_or_else(|| RosterError::Unknown(name.to_owned()))?;
-            Balancer::new(fleet, id, setup.clock.clone(), Vec::new())
+            let samples = Arc::new(Samples::default());
+            let observers: Vec<Arc<dyn Observer>> = vec![Arc::clone(&samples) as Arc<dyn Observer>];
+            let learns = name == LEARNING;
+            let observers = if learns { observers } else { Vec::new() };
+            let balancer = Arc::new(Balancer::new(fleet, id, setup.clock.clone(), observers));
+            let hooks = if learns { learning::hooks(&balancer, samples) } else { Vec::new() };
+            return Ok(Instance { balancer, hooks, weighted });
         }
     };
     Ok(Instance { balancer: Arc::new(balancer), hooks: Vec::new(), weighted })
