@@ -97,11 +97,6 @@ impl App {
         })
     }
 
-    /// What has to be done about every second: keeps the memory that metrics take bounded.
-    pub fn upkeep(&self) {
-        self.telemetry.upkeep(&self.balancer.fleet());
-    }
-
     /// From now on `/readyz` says that it stops.
     pub fn begin_stop(&self) {
         self.stopping.store(true, Ordering::Release);

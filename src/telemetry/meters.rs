@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
-use metrics::{Counter, Gauge, Histogram, Label};
+use metrics::{Counter, Gauge};
 
 use super::Scrape;
 use super::codes::CodeCounters;
+use super::histogram::{self, Histogram};
 use super::series::{self, Registry};
 use super::window::{Quantiles, Window};
 use crate::clock::Time;
@@ -107,7 +108,7 @@ pub(super) struct Meters {
 
 impl Meters {
     fn new(node: &Node) -> Meters {
-        let registry = Registry::new(vec![Label::new("node", node.spec.name.clone())]);
+        let registry = Registry::new(Some(&node.spec.name));
         let state = |state: State| (state, registry.gauge_with(series::NODE_STATE, "state", state.word()));
         Meters {
             id: node.id,
@@ -117,8 +118,8 @@ impl Meters {
                 .iter()
                 .map(|policy| registry.counter_with(series::DECISIONS, "policy", policy.name))
                 .collect(),
-            request_seconds: registry.histogram(series::REQUEST_SECONDS),
-            ttfb_seconds: registry.histogram(series::TTFB_SECONDS),
+            request_seconds: Histogram::new(series::REQUEST_SECONDS, histogram::LONG),
+            ttfb_seconds: Histogram::new(series::TTFB_SECONDS, histogram::LONG),
             output_tokens: registry.counter(series::OUTPUT_TOKENS),
             prompt_tokens: registry.counter(series::PROMPT_TOKENS),
             rose: registry.counter_with(series::HEALTH_CHANGES, "to", "up"),
@@ -162,10 +163,10 @@ impl Meters {
         // A tunnel (101) lasts as long as its ends like, which says nothing about the node.
         if matches!(sample.outcome, Outcome::Completed { status: 200.. }) {
             let now = sample.started.after(sample.total);
-            self.request_seconds.record(sample.total.as_secs_f64());
+            self.request_seconds.record(sample.total);
             self.total.record(now, sample.total);
             if let Some(ttfb) = sample.ttfb {
-                self.ttfb_seconds.record(ttfb.as_secs_f64());
+                self.ttfb_seconds.record(ttfb);
                 self.ttfb.record(now, ttfb);
             }
         }
@@ -176,10 +177,6 @@ impl Meters {
             Change::Rose => self.rose.increment(1),
             Change::Fell => self.fell.increment(1),
         }
-    }
-
-    pub(super) fn upkeep(&self) {
-        self.registry.upkeep();
     }
 
     pub(super) fn render(&self, node: &Node, scrape: &Scrape<'_>) -> String {
@@ -194,7 +191,10 @@ impl Meters {
         for (state, gauge) in &gauges.states {
             gauge.set(f64::from(u8::from(*state == present)));
         }
-        self.registry.render()
+        let mut text = self.registry.render();
+        self.request_seconds.render(Some(&node.spec.name), &mut text);
+        self.ttfb_seconds.render(Some(&node.spec.name), &mut text);
+        text
     }
 
     pub(super) fn report(&self, now: Time) -> Report {

@@ -8,6 +8,7 @@
 
 mod access;
 mod codes;
+mod histogram;
 pub mod logging;
 mod meters;
 mod process;
@@ -18,13 +19,14 @@ mod words;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use metrics::{Counter, Gauge, Histogram};
+use metrics::{Counter, Gauge};
 
 pub use access::AccessRecord;
 pub use meters::{Counts, Report};
 pub use window::Quantiles;
 
 use self::codes::CodeCounters;
+use self::histogram::Histogram;
 use self::meters::AllMeters;
 use self::process::Process;
 use self::series::Registry;
@@ -82,14 +84,14 @@ impl std::fmt::Debug for Telemetry {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        let own = Registry::new(Vec::new());
+        let own = Registry::new(None);
         let telemetry = Telemetry {
             nodes: AllMeters::default(),
             codes: CodeCounters::new(|code| proxy_answers(&own, code)),
             retries: Words::new(&own, series::RETRIES, "reason", &RETRY_REASONS),
             rejected: Words::new(&own, series::REJECTED, "reason", &Reason::ALL.map(Reason::word)),
             refused: Words::new(&own, series::REFUSED, "reason", &[]),
-            disconnect_seconds: own.histogram(series::DISCONNECT_SECONDS),
+            disconnect_seconds: Histogram::new(series::DISCONNECT_SECONDS, histogram::SHORT),
             connections: own.gauge(series::CONNECTIONS),
             policies: REGISTRY
                 .iter()
@@ -148,7 +150,7 @@ impl Telemetry {
 
     /// A client that left was noticed, and its node's connection closed `after` the client's.
     pub fn disconnected(&self, after: Duration) {
-        self.disconnect_seconds.record(after.as_secs_f64());
+        self.disconnect_seconds.record(after);
     }
 
     /// The policy was switched while running.
@@ -166,15 +168,6 @@ impl Telemetry {
         self.nodes.of(node, |meters| meters.report(now))
     }
 
-    /// Moves the raw samples of histograms into their buckets. To be called about every second: until then they take
-    /// 16 bytes each.
-    pub fn upkeep(&self, fleet: &Fleet) {
-        self.registry.upkeep();
-        for node in fleet.nodes() {
-            self.nodes.of(node, |meters| meters.upkeep());
-        }
-    }
-
     /// Everything in the text format of Prometheus (0.0.4). Takes milliseconds with many nodes: not for the threads
     /// that carry requests.
     pub fn render(&self, scrape: &Scrape<'_>) -> String {
@@ -187,7 +180,9 @@ impl Telemetry {
         let gauge = |name, value: Option<f64>| value.into_iter().for_each(|value| self.registry.gauge(name).set(value));
         gauge(series::RESIDENT_BYTES, process.resident_bytes);
         gauge(series::OPEN_FDS, process.open_fds);
-        let mut parts = vec![self.registry.render()];
+        let mut own = self.registry.render();
+        self.disconnect_seconds.render(None, &mut own);
+        let mut parts = vec![own];
         if let Some(cpu_s) = process.cpu_s {
             // The exporter's counters are whole numbers; this one is not.
             parts.push(format!("# TYPE {0} counter\n{0} {cpu_s}\n", series::CPU_SECONDS));

@@ -1,14 +1,13 @@
 //! Every series there is: names, help texts, buckets, and how a handle to one is made.
 //!
-//! The exporter forgets series only by idleness, which would also forget the histograms of a node that is merely quiet,
-//! and nothing else ever leaves it. So the series of a node live in a [`Registry`] of their own: it goes with the
+//! The exporter forgets series only by idleness, which would also forget those of a node that is merely quiet. So the series of a node live in a [`Registry`] of their own: it goes with the
 //! node, a fleet with churn does not grow, and a removed node is gone from the next scrape. `merge` makes one valid
 //! exposition of the parts. Nothing is installed globally, so that many instances live in one process.
 
 use std::collections::BTreeMap;
 
-use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
+use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 pub(super) const REQUESTS: &str = "bellwether_requests_total";
 pub(super) const ATTEMPTS: &str = "bellwether_attempts_total";
@@ -73,13 +72,6 @@ pub(super) const HELP: &[(&str, &str)] = &[
     (CPU_SECONDS, "User and system processor time of the process."),
 ];
 
-/// Response times: a cached answer takes a millisecond, a long generation ten minutes.
-const SECONDS: &[f64] =
-    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
-
-/// Closing a connection takes microseconds unless something is wrong.
-const SHORT_SECONDS: &[f64] = &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
-
 const METADATA: Metadata<'static> = Metadata::new("bellwether", Level::INFO, None);
 
 /// A set of series that lives and goes as a whole. Labels in `common` are on each of them.
@@ -89,14 +81,11 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    pub(super) fn new(common: Vec<Label>) -> Registry {
-        let short = Matcher::Full(DISCONNECT_SECONDS.to_owned());
-        let recorder = PrometheusBuilder::new()
-            .set_buckets(SECONDS)
-            .and_then(|builder| builder.set_buckets_for_metric(short, SHORT_SECONDS))
-            .expect("the bucket tables are constants and not empty")
-            .build_recorder();
-        Registry { recorder, common }
+    /// An empty registry whose series all carry `node` as a label, if given.
+    pub(super) fn new(node: Option<&str>) -> Registry {
+        // The exporter takes a pair of backslashes for one that is escaped already, and swallows single ones.
+        let common = node.map(|node| Label::new("node", node.replace('\\', "\\\\"))).into_iter().collect();
+        Registry { recorder: PrometheusBuilder::new().build_recorder(), common }
     }
 
     fn key<const N: usize>(&self, name: &'static str, labels: [(&'static str, String); N]) -> Key {
@@ -126,15 +115,6 @@ impl Registry {
 
     pub(super) fn gauge_with(&self, name: &'static str, label: &'static str, value: impl Into<String>) -> Gauge {
         self.recorder.register_gauge(&self.key(name, [(label, value.into())]), &METADATA)
-    }
-
-    pub(super) fn histogram(&self, name: &'static str) -> Histogram {
-        self.recorder.register_histogram(&self.key(name, []), &METADATA)
-    }
-
-    /// Moves the raw samples of the histograms, kept since the last call, into their buckets.
-    pub(super) fn upkeep(&self) {
-        self.recorder.handle().run_upkeep();
     }
 
     pub(super) fn render(&self) -> String {
@@ -175,15 +155,21 @@ pub(super) fn merge(parts: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::telemetry::histogram::{Histogram, LONG};
 
     #[test]
     fn a_family_in_two_parts_has_one_head() {
         let parts = ["a", "b"].map(|node| {
-            let registry = Registry::new(vec![Label::new("node", node)]);
+            let registry = Registry::new(Some(node));
             registry.counter(ATTEMPTS).increment(3);
-            registry.histogram(TTFB_SECONDS).record(0.002);
-            registry.render()
+            let histogram = Histogram::new(TTFB_SECONDS, LONG);
+            histogram.record(Duration::from_millis(2));
+            let mut text = registry.render();
+            histogram.render(Some(node), &mut text);
+            text
         });
         let text = merge(&parts);
         assert_eq!(text.matches("# TYPE bellwether_attempts_total counter").count(), 1, "{text}");
@@ -191,10 +177,5 @@ mod tests {
         assert!(text.contains("bellwether_attempts_total{node=\"a\"} 3\nbellwether_attempts_total{node=\"b\"} 3\n"));
         assert!(text.contains("bellwether_ttfb_seconds_bucket{node=\"b\",le=\"0.0025\"} 1"), "{text}");
         assert!(text.contains("bellwether_ttfb_seconds_bucket{node=\"b\",le=\"600\"} 1"), "{text}");
-    }
-
-    #[test]
-    fn buckets_rise() {
-        assert!(SECONDS.is_sorted() && SHORT_SECONDS.is_sorted());
     }
 }

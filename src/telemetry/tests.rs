@@ -109,6 +109,10 @@ fn a_hostile_node_name_cannot_break_the_exposition() {
     telemetry.answered(Some(&fleet.nodes()[0]), 200);
     let text = text(&telemetry, &fleet);
     assert!(!text.lines().any(|line| line.starts_with("evil")), "{text}");
+    // Both ways in which a label is written agree, also about backslashes.
+    let label = "node=\"a\\\"} 1\\nevil{x=\\\"\\\\\"";
+    assert_eq!(value(&text, &format!("bellwether_in_flight{{{label}}}")), Some(0.0), "{text}");
+    assert_eq!(value(&text, &format!("bellwether_request_seconds_count{{{label}}}")), Some(0.0), "{text}");
 }
 
 #[test]

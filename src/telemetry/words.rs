@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn words_are_counted_from_zero_and_bounded() {
-        let registry = Registry::new(Vec::new());
+        let registry = Registry::new(None);
         let words = Words::new(&registry, "bellwether_refused_total", "reason", &["early"]);
         assert!(registry.render().contains("bellwether_refused_total{reason=\"early\"} 0"));
         words.count(&registry, "late");
