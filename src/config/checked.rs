@@ -23,7 +23,7 @@ pub struct Settings {
     pub admin: Admin,
     /// The fleet as configured.
     pub nodes: Vec<NodeSpec>,
-    /// Routes, the most specific first.
+    /// Routes in file order; the first that matches counts. Checked: none is hidden by an earlier one.
     pub routes: Vec<Route>,
     /// Active health checks.
     pub health: Health,

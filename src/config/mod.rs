@@ -1,58 +1,177 @@
-//! Configuration: from flags, environment and a file to [`Settings`].
+//! Configuration: from flags, environment, a file and defaults to [`Settings`].
+//!
+//! The way of a setting: `raw.rs` says which keys there are, with their defaults, ranges and descriptions; the JSON Schema
+//! is derived from that; each source becomes a tree of values that know their place, is held against the schema, and is
+//! laid over the one below it; serde turns the result into [`raw::Raw`]; `check.rs` turns that into [`Settings`], which are
+//! valid by construction. Nothing stops at the first mistake. Loading has no side effects, so that a reload
+//! can load first and decide then; what differs is what [`changes`] says. No configuration file is looked for where
+//! nobody named one.
 
+mod changes;
+mod check;
 mod checked;
+mod error;
+mod node_url;
+mod origins;
+pub mod raw;
+mod schema;
+mod sources;
+#[cfg(test)]
+mod tests;
+mod tree;
+pub mod value;
+mod view;
+mod walk;
 
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+pub use changes::{Changed, changes};
 pub use checked::{
     Admin, Forward, Health, Limits, Log, LogFormat, Priority, Retry, Role, Route, Settings, Timeouts, Token,
 };
+pub use error::{ConfigError, ConfigErrors, Origin};
+pub use origins::Origins;
+pub use schema::schema;
+pub use sources::{Env, FILE_VARIABLE, Flag, Sources};
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use check::Check;
+use error::{Complaint, quoted};
+use raw::{Raw, RawNode, RawToken};
+use tree::{Tree, Value};
 
-use crate::fleet::Thresholds;
-use crate::policy::{self, PolicyId};
+use crate::node::NodeSpec;
+
+/// The largest configuration file: some twenty times what the largest fleet needs, and nothing endless.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Settings, and where each came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub settings: Settings,
+    /// Their origins.
+    pub origins: Origins,
+    /// Where the tokens are kept, for printing.
+    tokens: Vec<RawToken>,
+}
 
 impl Default for Settings {
+    /// What `raw.rs` says.
     fn default() -> Self {
-        let seconds = Duration::from_secs;
-        Settings {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
-            policy: PolicyId::named(policy::DEFAULT).unwrap_or(PolicyId(0)),
-            workers: std::thread::available_parallelism().map_or(1, usize::from),
-            admin: Admin {
-                listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)),
-                hosts: Vec::new(),
-                metrics_public: false,
-                tokens: Vec::new(),
+        let (origins, env) = (Origins::default(), Env::default());
+        Check { origins: &origins, env: &env, dir: PathBuf::new(), errors: Vec::new() }.settings(&Raw::default())
+    }
+}
+
+impl Sources {
+    /// Reads everything and checks it. Blocks on files.
+    ///
+    /// # Errors
+    /// Every mistake in every source; an unreadable file.
+    pub fn load(&self) -> Result<Loaded, ConfigErrors> {
+        let mut errors = Vec::new();
+        let file = self.read_file(&mut errors);
+        let legible = file.is_some();
+        let file = file.unwrap_or_else(Tree::empty);
+        let tokens = token_variables(&file);
+        let env = self.env_tree(&tokens, &mut errors);
+        let flags = self.flag_tree(&mut errors);
+        let mut merged = Tree::empty();
+        for source in [file, env, flags] {
+            if let Some(sound) = walk::sound(source, schema(), &mut errors) {
+                merged.overlay(sound);
+            }
+        }
+        self.check_variables(&token_variables(&merged), &mut errors);
+        let origins = Origins::of(&merged);
+        let raw: Raw = serde_json::from_value(merged.to_json()).unwrap_or_else(|error| {
+            errors.push(Complaint::new(error.to_string()).at(Origin::Default, ""));
+            Raw::default()
+        });
+        let dir = self.file.as_deref().and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default();
+        let mut check = Check { origins: &origins, env: &self.env, dir, errors };
+        // Without the file it is unknown how values would fit together.
+        let settings = if legible { check.settings(&raw) } else { Settings::default() };
+        match ConfigErrors::of(check.errors) {
+            Some(errors) => Err(errors),
+            None => Ok(Loaded { settings, origins, tokens: raw.admin.tokens }),
+        }
+    }
+
+    /// The tree of the file, empty without a file; `None` and errors if it cannot be read.
+    fn read_file(&self, errors: &mut Vec<ConfigError>) -> Option<Tree> {
+        let Some(path) = &self.file else { return Some(Tree::empty()) };
+        let shown = path.display().to_string();
+        match read(path).map_err(|complaint| {
+            let at = Origin::File { path: shown.as_str().into(), line: 0, column: 0 };
+            vec![complaint.at(at, "")]
+        }) {
+            Ok(bytes) => match parse(&shown, &bytes) {
+                Ok(tree) => Some(tree),
+                Err(mut found) => {
+                    errors.append(&mut found);
+                    None
+                }
             },
-            nodes: Vec::new(),
-            routes: Vec::new(),
-            health: Health { interval: seconds(5), timeout: seconds(2), path: None, thresholds: Thresholds::default() },
-            timeouts: Timeouts {
-                first_request: seconds(10),
-                header_read: seconds(10),
-                connect: seconds(2),
-                first_byte: seconds(600),
-                between_chunks: seconds(120),
-                total: None,
-                idle: seconds(75),
-                drain: seconds(30),
-            },
-            retry: Retry { budget: 0.2, floor_per_s: 10.0, attempts_max: 3 },
-            limits: Limits {
-                connections_max: 20_000,
-                head_bytes_max: 64 * 1024,
-                headers_max: 100,
-                uri_bytes_max: 8 * 1024,
-                body_bytes_max: None,
-                inspect_bytes_max: 256 * 1024,
-                node_connections_max: 4_096,
-                node_idle_max: 256,
-                node_idle_timeout: seconds(60),
-                node_lifetime: seconds(600),
-            },
-            forward: Forward { trusted_proxies: Vec::new(), preserve_host: true },
-            log: Log { level: "info".to_owned(), format: LogFormat::Text, access: true },
+            Err(mut found) => {
+                errors.append(&mut found);
+                None
+            }
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Complaint> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    read.map_err(|error| Complaint::new(format!("cannot be read: {error}")))?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(Complaint::new("is too large").allowed(format!("at most {FILE_BYTES_MAX} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// The tree of a file's content, whatever bytes it is made of.
+fn parse(path: &str, bytes: &[u8]) -> Result<Tree, Vec<ConfigError>> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => tree::from_toml(path, text),
+        Err(error) => {
+            let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+            let at = tree::Places::new(path, &before).at(before.len());
+            Err(vec![Complaint::new("not UTF-8").at(at, "")])
+        }
+    }
+}
+
+/// The variables that a tree names as holding a token.
+fn token_variables(tree: &Tree) -> Vec<String> {
+    let mut found = Vec::new();
+    tree.each("", &mut |path, tree| {
+        if let (true, Value::Text(text)) = (path.starts_with("admin.token[") && path.ends_with("].env"), &tree.value) {
+            found.push(text.clone());
+        }
+    });
+    found
+}
+
+/// A node as the configuration file would describe it, checked by itself: what the admin API takes.
+///
+/// # Errors
+/// A text that says what is wrong and what is allowed.
+pub fn check_node(json: serde_json::Value) -> Result<NodeSpec, ConfigErrors> {
+    let schema = schema().pointer("/properties/node/items").unwrap_or(&serde_json::Value::Null);
+    let mut errors = Vec::new();
+    let sound = walk::sound(Tree::from_json(json, &Origin::Default, ""), schema, &mut errors);
+    let node = sound.map(|tree| serde_json::from_value::<RawNode>(tree.to_json()));
+    match (ConfigErrors::of(errors), node) {
+        (None, Some(Ok(raw))) => Ok(check::node(&raw)),
+        (Some(errors), _) => Err(errors),
+        (None, other) => {
+            let problem =
+                other.and_then(Result::err).map_or_else(|| "no node".to_owned(), |error| quoted(&error.to_string()));
+            Err(ConfigErrors::one(Complaint::new(problem).at(Origin::Default, "")))
         }
     }
 }

@@ -1,0 +1,308 @@
+//! From raw settings to checked ones: what concerns several values at once, and what lies outside of the settings.
+//!
+//! Single values were judged by the walk; here are names that must differ, addresses that must not meet, routes that
+//! shadow each other, and the tokens, which are read from files and environment. The function is total: it always gives
+//! settings, and every mistake goes to the list. Only the caller who sees an empty list may use them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::checked::{
+    Admin, Forward, Health, Limits, Log, LogFormat, Priority, Retry, Role, Route, Settings, Timeouts, Token,
+};
+use super::error::{Complaint, ConfigError, quoted};
+use super::origins::Origins;
+use super::raw::{Raw, RawLimits, RawLogFormat, RawNode, RawPriority, RawRole, RawRoute, RawTimeouts, RawToken};
+use super::sources::Env;
+use crate::fleet::Thresholds;
+use crate::node::NodeSpec;
+
+/// The shortest token: 16 characters of a random token are out of reach of guessing over a network.
+const TOKEN_CHARS_MIN: usize = 16;
+/// The longest token: it travels in a header.
+const TOKEN_BYTES_MAX: usize = 4_096;
+
+/// What the checks look at besides the settings, and the mistakes found so far.
+pub(super) struct Check<'a> {
+    pub(super) origins: &'a Origins,
+    pub(super) env: &'a Env,
+    /// Where relative token files start.
+    pub(super) dir: PathBuf,
+    pub(super) errors: Vec<ConfigError>,
+}
+
+impl Check<'_> {
+    /// Checked settings; trustworthy if no error was added.
+    pub(super) fn settings(&mut self, raw: &Raw) -> Settings {
+        let timeouts = timeouts(&raw.timeouts);
+        let settings = Settings {
+            listen: raw.listen.0,
+            policy: raw.policy.0,
+            workers: raw.workers.0.unwrap_or_else(cores),
+            admin: Admin {
+                listen: raw.admin.listen.0,
+                hosts: raw.admin.hosts.iter().map(|host| host.0.clone()).collect(),
+                metrics_public: raw.admin.metrics_public,
+                tokens: self.tokens(&raw.admin.tokens),
+            },
+            nodes: raw.nodes.iter().map(node).collect(),
+            routes: raw.routes.iter().map(|raw| route(raw, &timeouts)).collect(),
+            health: Health {
+                interval: raw.health.interval.0,
+                timeout: raw.health.timeout.0,
+                path: raw.health.path.0.as_ref().map(|path| path.0.clone()),
+                thresholds: Thresholds {
+                    unhealthy_after: raw.health.unhealthy_after,
+                    healthy_after: raw.health.healthy_after,
+                },
+            },
+            timeouts,
+            retry: Retry {
+                budget: raw.retry.budget,
+                floor_per_s: raw.retry.floor_per_s,
+                attempts_max: raw.retry.attempts_max,
+            },
+            limits: limits(&raw.limits),
+            forward: Forward {
+                trusted_proxies: raw.forward.trusted_proxies.iter().map(|network| network.0).collect(),
+                preserve_host: raw.forward.preserve_host,
+            },
+            log: Log {
+                level: raw.log.level.0.clone(),
+                format: match raw.log.format {
+                    RawLogFormat::Text => LogFormat::Text,
+                    RawLogFormat::Json => LogFormat::Json,
+                },
+                access: raw.log.access,
+            },
+        };
+        self.listeners(&settings, raw.admin.tokens.is_empty());
+        self.names(&settings.nodes);
+        self.loops(&settings);
+        self.shadows(&settings.routes);
+        if settings.limits.uri_bytes_max > settings.limits.head_bytes_max && !self.broken(&["limits"]) {
+            let allowed = "at most limits.head_bytes_max, of which it is a part";
+            self.complain("limits.uri_bytes_max", Complaint::new("more bytes than a head may have").allowed(allowed));
+        }
+        settings
+    }
+
+    /// Whether a value that the walk cut out would make a check of these keys guess.
+    fn broken(&self, keys: &[&str]) -> bool {
+        self.errors.iter().any(|error| keys.iter().any(|key| error.key.starts_with(key)))
+    }
+
+    fn complain(&mut self, path: &str, complaint: Complaint) {
+        let place = self.origins.place(path);
+        self.errors.push(complaint.at(place.at.clone(), &*place.label));
+    }
+
+    fn listeners(&mut self, settings: &Settings, no_tokens: bool) {
+        let admin = settings.admin.listen;
+        if !admin.ip().to_canonical().is_loopback() && no_tokens && !self.broken(&["admin.token"]) {
+            let complaint =
+                Complaint::new(format!("{admin} can be reached from other machines, and there is no token"));
+            self.complain(
+                "admin.listen",
+                complaint.allowed("a loopback address such as 127.0.0.1:8081, or [[admin.token]]"),
+            );
+        }
+        if meet(settings.listen, admin) && !self.broken(&["listen", "admin.listen"]) {
+            let complaint = Complaint::new(format!("{admin} is also where clients connect (listen)"));
+            self.complain("admin.listen", complaint.allowed("another port"));
+        }
+    }
+
+    fn names(&mut self, nodes: &[NodeSpec]) {
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        for (at, node) in nodes.iter().enumerate() {
+            let Some(first) = seen.get(node.name.as_str()) else {
+                seen.insert(&node.name, at);
+                continue;
+            };
+            let first = self.origins.place(&format!("node[{first}]"));
+            let problem = format!("{} is already the name of {} ({})", quoted(&node.name), first.label, first.at);
+            let path = ["name", "url"].map(|key| format!("node[{at}].{key}"));
+            let path = path.iter().find(|path| self.origins.has(path)).unwrap_or(&path[1]);
+            self.complain(path, Complaint::new(problem).allowed("a name of its own for each node"));
+        }
+    }
+
+    fn loops(&mut self, settings: &Settings) {
+        for (at, node) in settings.nodes.iter().enumerate() {
+            let host = node.url.trim_start_matches("http://").split('/').next().unwrap_or_default();
+            let host = host.replacen("localhost", "127.0.0.1", 1);
+            let address = host.parse().or_else(|_| format!("{host}:80").parse::<SocketAddr>());
+            if address.is_ok_and(|address| meet(address, settings.listen)) && !self.broken(&["listen"]) {
+                let complaint = Complaint::new(format!("{} is this proxy itself (listen)", quoted(&node.url)));
+                self.complain(&format!("node[{at}].url"), complaint.allowed("the address of a model server"));
+            }
+        }
+    }
+
+    /// A route that gets no request because an earlier one takes all of them is a mistake in the order.
+    fn shadows(&mut self, routes: &[Route]) {
+        if self.broken(&["route"]) {
+            return;
+        }
+        for (at, route) in routes.iter().enumerate() {
+            let Some(first) = routes[..at].iter().position(|first| takes_all(first, route)) else { continue };
+            let place = self.origins.place(&format!("route[{first}]"));
+            let problem =
+                format!("never matches: {} ({}) comes first and takes all its requests", place.label, place.at);
+            let complaint = Complaint::new(problem).allowed("the more specific route first");
+            self.complain(&format!("route[{at}]"), complaint);
+        }
+    }
+
+    fn tokens(&mut self, raw: &[RawToken]) -> Vec<Token> {
+        let mut tokens: Vec<Token> = Vec::new();
+        for (at, raw) in raw.iter().enumerate() {
+            let path = format!("admin.token[{at}]");
+            let (key, text) = match (&raw.file, &raw.env) {
+                (Some(file), None) => ("file", read_token(&self.dir.join(&file.0))),
+                (None, Some(variable)) => ("env", from_variable(self.env.get(&variable.0), &variable.0)),
+                _ if self.broken(&["admin.token"]) => continue,
+                _ => {
+                    self.complain(&path, Complaint::new("needs exactly one of file and env"));
+                    continue;
+                }
+            };
+            let role = match raw.role {
+                RawRole::Read => Role::Read,
+                RawRole::Operate => Role::Operate,
+            };
+            match text.and_then(|text| sound_token(&text)) {
+                Ok(secret) if tokens.iter().any(|token| token.secret.expose_secret() == secret.expose_secret()) => {
+                    self.complain(&path, Complaint::new("the same token as an earlier entry"));
+                }
+                Ok(secret) => tokens.push(Token { secret, role }),
+                Err(complaint) => self.complain(&format!("{path}.{key}"), complaint),
+            }
+        }
+        tokens
+    }
+}
+
+fn read_token(path: &Path) -> Result<String, Complaint> {
+    let unreadable = |error: std::io::Error| {
+        Complaint::new(format!("{} cannot be read: {error}", quoted(&path.display().to_string())))
+            .allowed("a readable file that contains the token")
+    };
+    let mut text = String::new();
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(TOKEN_BYTES_MAX as u64 + 1).read_to_string(&mut text).map_err(unreadable)?;
+    Ok(text)
+}
+
+fn from_variable(value: Option<&OsStr>, name: &str) -> Result<String, Complaint> {
+    let value = value.ok_or_else(|| Complaint::new(format!("the environment variable {name} is not set")))?;
+    value.to_str().map(str::to_owned).ok_or_else(|| Complaint::new(format!("the content of {name} is not UTF-8")))
+}
+
+fn sound_token(text: &str) -> Result<SecretString, Complaint> {
+    let text = text.trim();
+    let allowed = format!("{TOKEN_CHARS_MIN} to {TOKEN_BYTES_MAX} visible ASCII characters");
+    if text.len() < TOKEN_CHARS_MIN || text.len() > TOKEN_BYTES_MAX {
+        return Err(Complaint::new("the token has a wrong length").allowed(allowed));
+    }
+    if !text.chars().all(|c| c.is_ascii_graphic()) {
+        return Err(Complaint::new("the token has characters that a header cannot carry").allowed(allowed));
+    }
+    Ok(SecretString::from(text))
+}
+
+/// Whether both cannot be bound, or one reaches the other.
+fn meet(a: SocketAddr, b: SocketAddr) -> bool {
+    let (ip_a, ip_b) = (a.ip().to_canonical(), b.ip().to_canonical());
+    let local = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
+    let any = ip_a.is_unspecified() && local(ip_b) || ip_b.is_unspecified() && local(ip_a);
+    a.port() != 0 && a.port() == b.port() && (ip_a == ip_b || any)
+}
+
+/// Whether every request that `later` matches is matched by `first` too.
+fn takes_all(first: &Route, later: &Route) -> bool {
+    let prefix = first.path_prefix.trim_end_matches('/');
+    let below = later.path_prefix.trim_end_matches('/').strip_prefix(prefix);
+    below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        && (first.method.is_none() || first.method == later.method)
+        && (first.model.is_none() || first.model == later.model)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+pub(super) fn node(raw: &RawNode) -> NodeSpec {
+    let spec = NodeSpec::new(raw.url.0.clone());
+    NodeSpec {
+        name: raw.name.as_ref().map_or(spec.name, |name| name.0.clone()),
+        url: spec.url,
+        weight: raw.weight,
+        max_in_flight: raw.max_in_flight,
+        models: raw.models.iter().map(|model| model.0.clone()).collect(),
+    }
+}
+
+fn route(raw: &RawRoute, timeouts: &Timeouts) -> Route {
+    let path_prefix = raw.path_prefix.as_ref().map_or("/", |path| path.0.as_str()).to_owned();
+    let mut timeouts = timeouts.clone();
+    for (global, own) in [
+        (&mut timeouts.connect, &raw.timeouts.connect),
+        (&mut timeouts.first_byte, &raw.timeouts.first_byte),
+        (&mut timeouts.between_chunks, &raw.timeouts.between_chunks),
+    ] {
+        *global = own.as_ref().map_or(*global, |span| span.0);
+    }
+    if let Some(total) = &raw.timeouts.total {
+        timeouts.total = total.0.as_ref().map(|span| span.0);
+    }
+    Route {
+        name: raw.name.as_ref().map_or_else(|| path_prefix.clone(), |name| name.0.clone()),
+        path_prefix,
+        method: raw.method.as_ref().map(|method| method.0.clone()),
+        model: raw.model.as_ref().map(|model| model.0.clone()),
+        retry_post: raw.retry_post,
+        priority: match raw.priority {
+            RawPriority::Interactive => Priority::Interactive,
+            RawPriority::Default => Priority::Default,
+            RawPriority::Batch => Priority::Batch,
+        },
+        timeouts,
+    }
+}
+
+fn timeouts(raw: &RawTimeouts) -> Timeouts {
+    Timeouts {
+        first_request: raw.first_request.0,
+        header_read: raw.header_read.0,
+        connect: raw.connect.0,
+        first_byte: raw.first_byte.0,
+        between_chunks: raw.between_chunks.0,
+        total: raw.total.0.as_ref().map(|span| span.0),
+        idle: raw.idle.0,
+        drain: raw.drain.0,
+    }
+}
+
+fn limits(raw: &RawLimits) -> Limits {
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    Limits {
+        connections_max: size(raw.connections_max.into()),
+        head_bytes_max: size(raw.head_bytes_max.0),
+        headers_max: size(raw.headers_max.into()),
+        uri_bytes_max: size(raw.uri_bytes_max.0),
+        body_bytes_max: raw.body_bytes_max.0.as_ref().map(|size| size.0),
+        inspect_bytes_max: size(raw.inspect_bytes_max.0),
+        node_connections_max: size(raw.node_connections_max.into()),
+        node_idle_max: size(raw.node_idle_max.into()),
+        node_idle_timeout: raw.node_idle_timeout.0,
+        node_lifetime: raw.node_lifetime.0,
+    }
+}

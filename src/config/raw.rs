@@ -1,0 +1,393 @@
+//! The settings as they are written: one struct per table of the file, and every default.
+//!
+//! This is the one source for keys, defaults, ranges and descriptions: the JSON Schema is derived from it, the walk that
+//! finds mistakes is driven by that schema, environment variables are named after its paths, and `Settings::default`
+//! is what these defaults check to. So a setting is added in two places: here, and where it becomes part of
+//! [`Settings`](super::Settings). What concerns several values at once is in `check.rs`, not here.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::value::{
+    Address, FilePath, HostName, LogFilter, MethodName, ModelName, Name, Network, NodeUrl, OrOff, PolicyName, Size,
+    Span, UrlPath, Variable, Workers,
+};
+use crate::fleet::Thresholds;
+use crate::policy::{self, PolicyId};
+
+/// The configuration of Bellwether.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Raw {
+    /// Where clients connect. Change needs a restart.
+    pub listen: Address,
+    /// Which policy routes.
+    #[schemars(extend("enum" = policy::names()))]
+    pub policy: PolicyName,
+    /// Threads that carry requests; "auto" is one per core. Change needs a restart.
+    pub workers: Workers,
+    /// The admin API.
+    pub admin: RawAdmin,
+    /// Active health checks.
+    pub health: RawHealth,
+    /// Timeouts.
+    pub timeouts: RawTimeouts,
+    /// Retries on another node.
+    pub retry: RawRetry,
+    /// Bounds.
+    pub limits: RawLimits,
+    /// What is told to nodes and believed of clients.
+    pub forward: RawForward,
+    /// Logs.
+    pub log: RawLog,
+    /// The model servers.
+    #[serde(rename = "node", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4096))]
+    pub nodes: Vec<RawNode>,
+    /// Requests that are treated alike; the first in file order that matches a request counts.
+    #[serde(rename = "route", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub routes: Vec<RawRoute>,
+}
+
+impl Default for Raw {
+    fn default() -> Self {
+        Raw {
+            listen: Address(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))),
+            policy: PolicyName(PolicyId::named(policy::DEFAULT).unwrap_or(PolicyId(0))),
+            workers: Workers(None),
+            admin: RawAdmin::default(),
+            health: RawHealth::default(),
+            timeouts: RawTimeouts::default(),
+            retry: RawRetry::default(),
+            limits: RawLimits::default(),
+            forward: RawForward::default(),
+            log: RawLog::default(),
+            nodes: Vec::new(),
+            routes: Vec::new(),
+        }
+    }
+}
+
+/// The admin API.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawAdmin {
+    /// Where the admin API listens; anything but loopback needs a token. Change needs a restart.
+    pub listen: Address,
+    /// Host names under which the admin API may be called, besides `localhost` and IP addresses.
+    #[schemars(length(max = 64))]
+    pub hosts: Vec<HostName>,
+    /// Whether `/metrics` can be read without a token.
+    pub metrics_public: bool,
+    /// Who may use the admin API.
+    #[serde(rename = "token", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub tokens: Vec<RawToken>,
+}
+
+impl Default for RawAdmin {
+    fn default() -> Self {
+        let listen = Address(SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)));
+        RawAdmin { listen, hosts: Vec::new(), metrics_public: false, tokens: Vec::new() }
+    }
+}
+
+/// A bearer token: where it is kept, never the token itself. Exactly one of `file` and `env`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawToken {
+    /// A file that contains the token, relative to the configuration file; space around the token is cut off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<FilePath>,
+    /// An environment variable that contains the token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub env: Option<Variable>,
+    /// What the token allows: "read" to look, "operate" also to change.
+    pub role: RawRole,
+}
+
+/// What a token allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "described once at the field; a description per word would turn the enum into a oneOf")]
+pub enum RawRole {
+    #[default]
+    Read,
+    Operate,
+}
+
+/// A model server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawNode {
+    /// `http://host:port`, perhaps with a base path.
+    pub url: NodeUrl,
+    /// Unique name; the URL without its scheme unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// Relative capacity for the weighted policies.
+    #[serde(default = "weight_default")]
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1000))]
+    pub weight: f64,
+    /// Attempts in flight at once; without it as many as the proxy can count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 60000))]
+    pub max_in_flight: Option<u32>,
+    /// Models that the node serves; empty means every model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub models: Vec<ModelName>,
+}
+
+fn weight_default() -> f64 {
+    1.0
+}
+
+/// Requests that are treated alike. A route that an earlier one leaves nothing for is a mistake.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawRoute {
+    /// What metrics and logs call it; its path prefix unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// Paths at or below this one: "/v1" matches "/v1" and "/v1/chat", not "/v10". "/" unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_prefix: Option<UrlPath>,
+    /// Only this method.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<MethodName>,
+    /// Only requests that name this model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelName>,
+    /// Whether a POST that was already sent may be sent again to another node.
+    pub retry_post: bool,
+    /// Class in the queue.
+    pub priority: RawPriority,
+    /// Timeouts that differ from the global ones.
+    #[serde(skip_serializing_if = "RawRouteTimeouts::is_empty")]
+    pub timeouts: RawRouteTimeouts,
+}
+
+/// Class in the queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "described once at the field; a description per word would turn the enum into a oneOf")]
+pub enum RawPriority {
+    Interactive,
+    #[default]
+    Default,
+    Batch,
+}
+
+/// Timeouts of a route that differ from the global ones. Those of a connection are not among them: a connection
+/// carries requests of many routes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawRouteTimeouts {
+    /// Opening a connection to a node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect: Option<Span>,
+    /// From the request sent to the response head of the node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_byte: Option<Span>,
+    /// Between two pieces of a body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub between_chunks: Option<Span>,
+    /// A whole request with its response, or "off".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total: Option<OrOff<Span>>,
+}
+
+impl RawRouteTimeouts {
+    pub(super) fn is_empty(&self) -> bool {
+        *self == RawRouteTimeouts::default()
+    }
+}
+
+/// Active health checks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawHealth {
+    /// Between two checks of a node, give or take a tenth.
+    pub interval: Span,
+    /// A check that takes longer has failed.
+    pub timeout: Span,
+    /// Asked with GET, 2xx and 3xx pass; "off" checks only that the node accepts a TCP connection.
+    pub path: OrOff<UrlPath>,
+    /// Failed checks in a row until a node gets no more work.
+    #[schemars(range(min = 1, max = 100))]
+    pub unhealthy_after: u32,
+    /// Passed checks in a row until it gets work again.
+    #[schemars(range(min = 1, max = 100))]
+    pub healthy_after: u32,
+}
+
+impl Default for RawHealth {
+    fn default() -> Self {
+        // The numbers live with the state machine that they drive, which runs without any configuration too.
+        let Thresholds { unhealthy_after, healthy_after } = Thresholds::default();
+        RawHealth { interval: seconds(5), timeout: seconds(2), path: OrOff(None), unhealthy_after, healthy_after }
+    }
+}
+
+/// Timeouts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawTimeouts {
+    /// From accepting a client's connection to the first complete request head.
+    pub first_request: Span,
+    /// From the first byte of a later request head to its end.
+    pub header_read: Span,
+    /// Opening a connection to a node.
+    pub connect: Span,
+    /// From the request sent to the response head of the node.
+    pub first_byte: Span,
+    /// Between two pieces of a body, of the client's or the node's.
+    pub between_chunks: Span,
+    /// A whole request with its response, or "off".
+    pub total: OrOff<Span>,
+    /// A client's connection without a request.
+    pub idle: Span,
+    /// How long a stopping proxy waits for what runs.
+    pub drain: Span,
+}
+
+impl Default for RawTimeouts {
+    fn default() -> Self {
+        RawTimeouts {
+            first_request: seconds(10),
+            header_read: seconds(10),
+            connect: seconds(2),
+            first_byte: seconds(600),
+            between_chunks: seconds(120),
+            total: OrOff(None),
+            idle: seconds(75),
+            drain: seconds(30),
+        }
+    }
+}
+
+/// Retries on another node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawRetry {
+    /// Retries as a share of requests.
+    #[schemars(extend("minimum" = 0, "maximum" = 1))]
+    pub budget: f64,
+    /// Retries per second that are always allowed.
+    #[schemars(extend("minimum" = 0, "maximum" = 10000))]
+    pub floor_per_s: f64,
+    /// Attempts of one request at most, the first included.
+    #[schemars(range(min = 1, max = 10))]
+    pub attempts_max: u32,
+}
+
+impl Default for RawRetry {
+    fn default() -> Self {
+        RawRetry { budget: 0.2, floor_per_s: 10.0, attempts_max: 3 }
+    }
+}
+
+/// Bounds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawLimits {
+    /// Client connections at once.
+    #[schemars(range(min = 1, max = 1000000))]
+    pub connections_max: u32,
+    /// Bytes of a request head.
+    #[schemars(extend("minimum" = 1024, "maximum" = 1048576))]
+    pub head_bytes_max: Size,
+    /// Header fields of a request.
+    #[schemars(range(min = 8, max = 1024))]
+    pub headers_max: u32,
+    /// Bytes of a request target; at most those of a head.
+    #[schemars(extend("minimum" = 64, "maximum" = 65534))]
+    pub uri_bytes_max: Size,
+    /// Bytes of a request body, or "off": bodies stream, so that a large one costs no memory.
+    #[schemars(extend("minimum" = 1))]
+    pub body_bytes_max: OrOff<Size>,
+    /// Bytes of a JSON request body that are looked at, and kept for a retry.
+    #[schemars(extend("minimum" = 0, "maximum" = 16777216))]
+    pub inspect_bytes_max: Size,
+    /// Connections to one node at once, from all workers together.
+    #[schemars(range(min = 1, max = 60000))]
+    pub node_connections_max: u32,
+    /// Idle connections kept per node and worker.
+    #[schemars(range(min = 0, max = 60000))]
+    pub node_idle_max: u32,
+    /// How long a connection to a node may be idle before it is closed.
+    pub node_idle_timeout: Span,
+    /// How old a connection to a node may become before it is not used again.
+    pub node_lifetime: Span,
+}
+
+impl Default for RawLimits {
+    fn default() -> Self {
+        RawLimits {
+            connections_max: 20_000,
+            head_bytes_max: Size(64 * 1024),
+            headers_max: 100,
+            uri_bytes_max: Size(8 * 1024),
+            body_bytes_max: OrOff(None),
+            inspect_bytes_max: Size(256 * 1024),
+            node_connections_max: 4_096,
+            node_idle_max: 256,
+            node_idle_timeout: seconds(60),
+            node_lifetime: seconds(600),
+        }
+    }
+}
+
+/// What is told to nodes and believed of clients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawForward {
+    /// Proxies whose `Forwarded` and `X-Forwarded-*` are believed and extended instead of replaced.
+    #[schemars(length(max = 1024))]
+    pub trusted_proxies: Vec<Network>,
+    /// Whether the client's `Host` reaches the node; otherwise the node's own authority does.
+    pub preserve_host: bool,
+}
+
+impl Default for RawForward {
+    fn default() -> Self {
+        RawForward { trusted_proxies: Vec::new(), preserve_host: true }
+    }
+}
+
+/// Logs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawLog {
+    /// Which lines are written: a level, perhaps others per target, such as "info,bellwether=debug".
+    pub level: LogFilter,
+    /// How lines look.
+    pub format: RawLogFormat,
+    /// Whether every request gets a line.
+    pub access: bool,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "described once at the field; a description per word would turn the enum into a oneOf")]
+pub enum RawLogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+impl Default for RawLog {
+    fn default() -> Self {
+        RawLog { level: LogFilter("info".to_owned()), format: RawLogFormat::Text, access: true }
+    }
+}
+
+fn seconds(count: u64) -> Span {
+    Span(Duration::from_secs(count))
+}

@@ -1,0 +1,194 @@
+//! Settings for people and programs to look at: TOML with origins, JSON, never a secret.
+//!
+//! Checked settings are turned back into raw ones, which are plain data without secrets; so what is printed is what
+//! is in force, a default spelled out, and can be loaded again. A token shows where it is kept, where that is known.
+
+use std::collections::BTreeMap;
+
+use secrecy::ExposeSecret;
+use serde_json::{Value as Json, json};
+
+use super::checked::{LogFormat, Priority, Role, Route, Settings, Timeouts, Token};
+use super::raw::{
+    Raw, RawAdmin, RawForward, RawHealth, RawLimits, RawLog, RawLogFormat, RawNode, RawPriority, RawRetry, RawRole,
+    RawRoute, RawRouteTimeouts, RawTimeouts, RawToken,
+};
+use super::value::{
+    Address, HostName, LogFilter, MethodName, ModelName, Name, Network, NodeUrl, OrOff, PolicyName, Size, Span,
+    UrlPath, Workers,
+};
+use super::{Loaded, Origin};
+use crate::node::NodeSpec;
+
+impl Settings {
+    /// The settings as plain data. Of tokens only the roles are left.
+    pub fn to_raw(&self) -> Raw {
+        // Taken apart completely, so that a new setting cannot be forgotten here.
+        let Settings { listen, policy, workers, admin, nodes, routes, health, timeouts, retry, limits, forward, log } =
+            self;
+        Raw {
+            listen: Address(*listen),
+            policy: PolicyName(*policy),
+            workers: Workers(Some(*workers)),
+            admin: RawAdmin {
+                listen: Address(admin.listen),
+                hosts: admin.hosts.iter().cloned().map(HostName).collect(),
+                metrics_public: admin.metrics_public,
+                tokens: admin.tokens.iter().map(raw_token).collect(),
+            },
+            health: RawHealth {
+                interval: Span(health.interval),
+                timeout: Span(health.timeout),
+                path: OrOff(health.path.clone().map(UrlPath)),
+                unhealthy_after: health.thresholds.unhealthy_after,
+                healthy_after: health.thresholds.healthy_after,
+            },
+            timeouts: raw_timeouts(timeouts),
+            retry: RawRetry { budget: retry.budget, floor_per_s: retry.floor_per_s, attempts_max: retry.attempts_max },
+            limits: RawLimits {
+                connections_max: count(limits.connections_max),
+                head_bytes_max: Size(limits.head_bytes_max as u64),
+                headers_max: count(limits.headers_max),
+                uri_bytes_max: Size(limits.uri_bytes_max as u64),
+                body_bytes_max: OrOff(limits.body_bytes_max.map(Size)),
+                inspect_bytes_max: Size(limits.inspect_bytes_max as u64),
+                node_connections_max: count(limits.node_connections_max),
+                node_idle_max: count(limits.node_idle_max),
+                node_idle_timeout: Span(limits.node_idle_timeout),
+                node_lifetime: Span(limits.node_lifetime),
+            },
+            forward: RawForward {
+                trusted_proxies: forward.trusted_proxies.iter().copied().map(Network).collect(),
+                preserve_host: forward.preserve_host,
+            },
+            log: RawLog {
+                level: LogFilter(log.level.clone()),
+                format: match log.format {
+                    LogFormat::Text => RawLogFormat::Text,
+                    LogFormat::Json => RawLogFormat::Json,
+                },
+                access: log.access,
+            },
+            nodes: nodes.iter().map(raw_node).collect(),
+            routes: routes.iter().map(|route| raw_route(route, timeouts)).collect(),
+        }
+    }
+
+    /// The settings as JSON, in the words of the configuration file. Of tokens only the roles are left.
+    pub fn to_json(&self) -> Json {
+        serde_json::to_value(self.to_raw()).unwrap_or_default()
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn raw_token(token: &Token) -> RawToken {
+    let role = match token.role {
+        Role::Read => RawRole::Read,
+        Role::Operate => RawRole::Operate,
+    };
+    RawToken { file: None, env: None, role }
+}
+
+fn raw_node(node: &NodeSpec) -> RawNode {
+    RawNode {
+        url: NodeUrl(node.url.clone()),
+        name: Some(Name(node.name.clone())),
+        weight: node.weight,
+        max_in_flight: node.max_in_flight,
+        models: node.models.iter().cloned().map(ModelName).collect(),
+    }
+}
+
+fn raw_timeouts(timeouts: &Timeouts) -> RawTimeouts {
+    RawTimeouts {
+        first_request: Span(timeouts.first_request),
+        header_read: Span(timeouts.header_read),
+        connect: Span(timeouts.connect),
+        first_byte: Span(timeouts.first_byte),
+        between_chunks: Span(timeouts.between_chunks),
+        total: OrOff(timeouts.total.map(Span)),
+        idle: Span(timeouts.idle),
+        drain: Span(timeouts.drain),
+    }
+}
+
+fn raw_route(route: &Route, global: &Timeouts) -> RawRoute {
+    let own = &route.timeouts;
+    let differing = |own, global| (own != global).then_some(Span(own));
+    RawRoute {
+        name: Some(Name(route.name.clone())),
+        path_prefix: Some(UrlPath(route.path_prefix.clone())),
+        method: route.method.clone().map(MethodName),
+        model: route.model.clone().map(ModelName),
+        retry_post: route.retry_post,
+        priority: match route.priority {
+            Priority::Interactive => RawPriority::Interactive,
+            Priority::Default => RawPriority::Default,
+            Priority::Batch => RawPriority::Batch,
+        },
+        timeouts: RawRouteTimeouts {
+            connect: differing(own.connect, global.connect),
+            first_byte: differing(own.first_byte, global.first_byte),
+            between_chunks: differing(own.between_chunks, global.between_chunks),
+            total: (own.total != global.total).then(|| OrOff(own.total.map(Span))),
+        },
+    }
+}
+
+/// Whether the tokens allow the same to the same holders.
+pub(super) fn same_tokens(a: &[Token], b: &[Token]) -> bool {
+    let known = |token: &Token| (token.secret.expose_secret().to_owned(), token.role);
+    a.iter().map(known).eq(b.iter().map(known))
+}
+
+impl Loaded {
+    fn raw(&self) -> Raw {
+        let mut raw = self.settings.to_raw();
+        raw.admin.tokens.clone_from(&self.tokens);
+        raw
+    }
+
+    /// The effective settings as a configuration file, with the origin of each value behind it.
+    pub fn to_toml(&self) -> String {
+        let text = toml::to_string(&self.raw()).unwrap_or_default();
+        let mut out = String::new();
+        let mut indexes: BTreeMap<String, usize> = BTreeMap::new();
+        let mut table = String::new();
+        for line in text.lines() {
+            if let Some(header) = line.strip_prefix("[[").and_then(|line| line.strip_suffix("]]")) {
+                let index = indexes.entry(header.to_owned()).and_modify(|index| *index += 1).or_default();
+                table = format!("{header}[{index}]");
+            } else if let Some(header) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+                // A table below an entry of an array belongs to the entry that came last.
+                let (head, rest) = header.split_once('.').unwrap_or((header, ""));
+                table = match indexes.get(head) {
+                    Some(index) => format!("{head}[{index}].{rest}"),
+                    None => header.to_owned(),
+                };
+            } else if let Some((key, _)) = line.split_once(" = ") {
+                let origin = self.origin(&super::schema::join(&table, key));
+                out.push_str(&format!("{line:<40}  # {origin}\n"));
+                continue;
+            }
+            out.push_str(line);
+            out.push('\n');
+        }
+        out
+    }
+
+    /// The effective settings and the origin of each value that is not a default.
+    pub fn to_json(&self) -> Json {
+        let origins: BTreeMap<&str, &Origin> = self.origins.iter().collect();
+        json!({ "settings": serde_json::to_value(self.raw()).unwrap_or_default(), "origins": origins })
+    }
+
+    fn origin(&self, path: &str) -> String {
+        match self.origins.get(path) {
+            Origin::Default if path.ends_with(".name") => "default, from its address".to_owned(),
+            origin => origin.to_string(),
+        }
+    }
+}
