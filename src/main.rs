@@ -1,36 +1,24 @@
-//! The `bellwether` binary.
+//! The `bellwether` binary: arguments in, exit code out. What a verb does is in the library's `cli`.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
-use bellwether::cli::demo::{DemoArgs, demo};
-use bellwether::cli::simulate::{SimulateArgs, simulate};
-use clap::{Parser, Subcommand};
-
-#[derive(Parser)]
-#[command(version, about)]
-struct Cli {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
-#[derive(Subcommand)]
-enum Verb {
-    /// Emulated model servers, the proxy before them, and load, in one process
-    Demo(DemoArgs),
-    /// Policies compared in virtual time, on the same requests, in seconds
-    Simulate(SimulateArgs),
-}
+use bellwether::cli::{Cli, Exit, Process, Screen};
+use bellwether::config::Env;
+use bellwether::telemetry::logging;
+use clap::Parser;
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().verb {
-        Verb::Demo(args) => demo(&args).map_err(|error| error.to_string()),
-        Verb::Simulate(args) => simulate(&args, &mut std::io::stdout().lock()).map_err(|error| error.to_string()),
+    // A wrong command line ends here, with exit code 2.
+    let cli = Cli::parse();
+    let process = Process { env: Env::of_process(), start_log: logging::init };
+    let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
+    let mut screen = Screen { out: &mut out, err: &mut err };
+    let exit = match cli.execute(process, &mut screen) {
+        Ok(exit) => exit,
+        // Whoever read our output has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Exit::Fine,
+        Err(error) => screen.failed(&error),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bellwether: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit.into()
 }

@@ -1,0 +1,134 @@
+//! `bellwether run`: settings, log, banner, and then the server until it is told to stop.
+
+use std::io;
+use std::sync::Arc;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::settings::{SettingsArgs, load};
+use super::{Exit, Process, Screen};
+use crate::config::{Loaded, Sources};
+use crate::server::Server;
+use crate::telemetry::logging::LogControl;
+
+/// How many nodes the banner names; of a large fleet the number is enough.
+const NODES_NAMED_MAX: usize = 8;
+
+/// Route requests to model servers until told to stop
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  bellwether run --node http://10.0.0.1:8000 --node http://10.0.0.2:8000
+  bellwether run --node big=http://10.0.0.1:8000@3 --node small=http://10.0.0.2:8000 --policy weighted-round-robin
+  bellwether run --config bellwether.toml --log-format json
+  BELLWETHER_NODE=http://10.0.0.1:8000,http://10.0.0.2:8000 bellwether run --listen 0.0.0.0:8080
+
+SIGTERM or Ctrl-C stops after what runs has ended, a second one at once; SIGHUP reads the configuration again.
+
+Exit codes: 0 stopped as asked, 1 failure at run time, 2 wrong configuration or usage.")]
+pub(super) struct Run {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Start without nodes; the admin API can add some
+    #[arg(long)]
+    allow_no_nodes: bool,
+}
+
+impl Run {
+    pub(super) fn execute(self, process: Process, screen: &mut Screen<'_>) -> io::Result<Exit> {
+        let sources = self.settings.into_sources(process.env);
+        let loaded = match load(&sources, screen)? {
+            Ok(loaded) => loaded,
+            Err(exit) => return Ok(exit),
+        };
+        if loaded.settings.nodes.is_empty() && !self.allow_no_nodes {
+            writeln!(
+                screen.err,
+                "error: there is no node to send requests to\n\
+                 Add one with --node http://HOST:PORT, with BELLWETHER_NODE, or in the configuration file:\n\n    \
+                 [[node]]\n    url = \"http://HOST:PORT\"\n\n\
+                 To start without and add nodes by the admin API: --allow-no-nodes"
+            )?;
+            return Ok(Exit::Refused);
+        }
+        let log = match (process.start_log)(&loaded.settings.log) {
+            Ok(log) => log,
+            Err(error) => return Ok(screen.failed(&error)),
+        };
+        let server = match Server::start(loaded.settings.clone()) {
+            Ok(server) => server,
+            Err(error) => return Ok(screen.failed(&error)),
+        };
+        let banner = banner(&loaded, &server);
+        match serve(server, sources, log, || write!(screen.err, "{banner}")) {
+            Ok(()) => Ok(Exit::Fine),
+            Err(error) => Ok(screen.failed(&error)),
+        }
+    }
+}
+
+/// What was started, for whoever looks at the terminal or the first lines of a log.
+fn banner(loaded: &Loaded, server: &Server) -> String {
+    let settings = &loaded.settings;
+    let nodes = &settings.nodes;
+    let mut named: Vec<&str> = nodes.iter().take(NODES_NAMED_MAX).map(|node| node.name.as_str()).collect();
+    if nodes.len() > NODES_NAMED_MAX {
+        named.push("...");
+    }
+    let named = if named.is_empty() { "none yet".to_owned() } else { format!("{}: {}", nodes.len(), named.join(", ")) };
+    format!(
+        "bellwether {}\n  clients   http://{}\n  admin     http://{}\n  policy    {}\n  nodes     {named}\n  settings  {}\n",
+        env!("CARGO_PKG_VERSION"),
+        server.address(),
+        settings.admin.listen,
+        settings.policy.name(),
+        loaded.origins.summary(),
+    )
+}
+
+/// Serves until a signal says stop. SIGHUP reads the configuration again; a second signal to stop does not wait.
+/// `announce` is called as soon as signals mean that.
+fn serve(
+    server: Server,
+    sources: Sources,
+    log: LogControl,
+    announce: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
+    let app = Arc::clone(server.app());
+    app.reload.control_log(log);
+    app.reload.read_with(move || {
+        let loaded = sources.load().map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        Ok(loaded.settings)
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (mut stop, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut hangup = signal(SignalKind::hangup())?;
+        announce()?;
+        loop {
+            tokio::select! {
+                _ = stop.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => {
+                    // What it did, or why nothing, is in the log. It reads files, which blocks nothing but us.
+                    let _ = app.reload("SIGHUP");
+                }
+            }
+        }
+        let drain = app.settings.load().timeouts.drain;
+        drop(app);
+        tracing::info!(?drain, "stopping; a second signal stops at once");
+        let (done, stopped) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new().name("stop".to_owned()).spawn(move || done.send(server.stop(drain)))?;
+        tokio::select! {
+            finished = stopped => {
+                if !finished.unwrap_or(false) {
+                    tracing::warn!("the drain deadline has passed, what still ran was cut off");
+                }
+            }
+            _ = stop.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        Ok(())
+    })
+}
