@@ -4,15 +4,15 @@
 //! equal one. So its chance is a matter of ranks, and sorting gives them all; trying every pair would take 500,000
 //! comparisons for 1,000 nodes. Nothing is allocated: the keys are sorted on the stack, in a buffer that suits the
 //! number of nodes. They are thrown into buckets first, because a comparison that cannot be foreseen costs ten times
-//! one that can: of 1,000 keys in 1,024 buckets few have to be compared at all.
+//! one that can: of 1,000 keys in 1,000 buckets few have to be compared with more than one other.
 
 use crate::node::NODES_MAX;
 
 /// Bits of an index below [`NODES_MAX`].
 const INDEX_BITS: u32 = NODES_MAX.ilog2();
 const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
-/// The range of keys is divided into 2^10 to 2^11 - 1 buckets for large fleets, 2^6 to 2^7 - 1 for middle ones.
-const BUCKET_BITS: (u32, u32) = (10, 6);
+/// The range of keys is divided into 2^9 to 2^10 - 1 buckets for large fleets, 2^6 to 2^7 - 1 for middle ones.
+const BUCKET_BITS: (u32, u32) = (9, 6);
 /// For fewer nodes than this, comparing all pairs is cheaper than any preparation.
 const FEW: usize = 17;
 /// Up to so many nodes, the smaller buffers do.

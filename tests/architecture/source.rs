@@ -180,9 +180,9 @@ fn opaque(rest: &str, before: Option<char>) -> usize {
         rest[start..].find(&end).map_or(rest.len(), |at| start + at + end.len())
     } else if rest.starts_with('"') {
         quoted(rest, '"')
-    } else if rest.starts_with('\'') {
+    } else if let Some(after) = rest.strip_prefix('\'') {
         // A lifetime has no second quote after one character.
-        let mut after = rest[1..].chars();
+        let mut after = after.chars();
         let (first, second) = (after.next(), after.next());
         if first == Some('\\') || (first.is_some() && second == Some('\'')) { quoted(rest, '\'') } else { 0 }
     } else {
