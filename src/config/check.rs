@@ -229,7 +229,7 @@ fn meet(a: SocketAddr, b: SocketAddr) -> bool {
 /// Whether every request that `later` matches is matched by `first` too.
 fn takes_all(first: &Route, later: &Route) -> bool {
     let prefix = first.path_prefix.trim_end_matches('/');
-    let below = later.path_prefix.trim_end_matches('/').strip_prefix(prefix);
+    let below = later.path_prefix.strip_prefix(prefix);
     below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         && (first.method.is_none() || first.method == later.method)
         && (first.model.is_none() || first.model == later.model)
@@ -251,7 +251,9 @@ pub(super) fn node(raw: &RawNode) -> NodeSpec {
 }
 
 fn route(raw: &RawRoute, timeouts: &Timeouts) -> Route {
-    let path_prefix = raw.path_prefix.as_ref().map_or("/", |path| path.0.as_str()).to_owned();
+    // "/v1/" means the same as "/v1"; only the root keeps its slash.
+    let trimmed = raw.path_prefix.as_ref().map_or("", |path| path.0.trim_end_matches('/'));
+    let path_prefix = if trimmed.is_empty() { "/" } else { trimmed }.to_owned();
     let mut timeouts = timeouts.clone();
     for (global, own) in [
         (&mut timeouts.connect, &raw.timeouts.connect),

@@ -154,7 +154,8 @@ pub struct RawRoute {
     /// What metrics and logs call it; its path prefix unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<Name>,
-    /// Paths at or below this one: "/v1" matches "/v1" and "/v1/chat", not "/v10". "/" unless given.
+    /// Paths at or below this one: "/v1" matches "/v1" and "/v1/chat", not "/v10"; a slash at the end
+    /// changes nothing. "/" unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_prefix: Option<UrlPath>,
     /// Only this method.

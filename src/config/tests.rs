@@ -242,6 +242,7 @@ fn routes_keep_the_order_of_the_file_and_hidden_ones_are_refused() {
     assert_eq!((own.total, own.connect), (Some(Duration::from_secs(9)), Duration::from_secs(5)));
     let hidden = mistake("[[route]]\npath_prefix = \"/v1/\"\n[[route]]\npath_prefix = \"/v1/chat\"\nmodel = \"m\"\n");
     assert!(hidden.starts_with("b.toml:3:1: route[1]: never matches: route[0] ("), "{hidden}");
+    assert_eq!(load("[[route]]\npath_prefix = \"/v1/\"\n").routes[0].path_prefix, "/v1");
     // Not below it, though it begins with the same letters.
     load("[[route]]\npath_prefix = \"/v1\"\n[[route]]\npath_prefix = \"/v10\"\n");
 }
