@@ -39,6 +39,7 @@ pub(super) fn hooks(balancer: &Arc<Balancer>, samples: Arc<Samples>) -> Vec<Hook
     let (gathering, refitting) = (Rc::clone(&learner), learner);
     let fleet_of = Arc::clone(balancer);
     let mut last: HashMap<NodeId, (Time, Load)> = HashMap::new();
+    let mut version = 0;
     let gather = move |now: Time| {
         let mut learner = gathering.borrow_mut();
         let drained = std::mem::take(&mut *samples.0.lock().unwrap_or_else(PoisonError::into_inner));
@@ -46,7 +47,13 @@ pub(super) fn hooks(balancer: &Arc<Balancer>, samples: Arc<Samples>) -> Vec<Hook
             // The learner counts what it refuses.
             let _ = learner.observe(now, sample);
         }
-        for node in fleet_of.fleet().nodes() {
+        let fleet = fleet_of.fleet();
+        if fleet.version() != version {
+            version = fleet.version();
+            learner.retain(&fleet);
+            last.retain(|id, _| fleet.nodes().iter().any(|node| node.id == *id));
+        }
+        for node in fleet.nodes() {
             let ledger = &node.live.ledger;
             let load = ledger.read(now);
             let (before, earlier) = last.insert(node.id, (now, load)).unwrap_or((now, load));

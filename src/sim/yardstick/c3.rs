@@ -8,11 +8,10 @@
 //! ```
 //!
 //! Adapted, because model servers tell a proxy nothing: `queue` and `service` come there piggybacked on answers. Here
-//! the outstanding requests are the queue (times `w`, the number of proxies, as published), and the service time is the
-//! response time divided by the share of the load that was our own at the time, which is not known either, so it is the
-//! response time itself: the first two terms cancel. Averages keep 0.9 of their former value per sample. The rate control is left
-//! out: it acts on servers that are all saturated, and its backpressure queue has no counterpart here. A node without a
-//! sample counts as free (psi 0), as in the published simulator.
+//! the outstanding requests are the queue (times `w`, the number of proxies, as published) and the response time stands
+//! for the service time, so that the first two terms cancel. Averages keep 0.9 of their former value per sample. The
+//! rate control is left out: it acts on servers that are all saturated, and its backpressure queue has no counterpart
+//! here. A node without a sample counts as free (psi 0), as in the published simulator.
 
 use std::sync::{Mutex, PoisonError};
 
