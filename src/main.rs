@@ -8,6 +8,10 @@ use bellwether::config::Env;
 use bellwether::telemetry::logging;
 use clap::Parser;
 
+/// Saves a request some thousand of instructions over the C library's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // A wrong command line ends here, with exit code 2.
     let cli = Cli::parse();

@@ -12,8 +12,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::admin;
 use crate::app::App;
 use crate::config::Settings;
 use crate::probe;
@@ -37,6 +39,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The admin API would be open to everybody.
+    #[error("the admin API does not listen on {0} without a token: set [[admin.token]], or listen on loopback")]
+    OpenAdmin(SocketAddr),
     /// The settings make no fleet.
     #[error(transparent)]
     Fleet(#[from] crate::fleet::FleetError),
@@ -51,6 +56,7 @@ pub struct Server {
     app: Arc<App>,
     proxy: Proxy,
     control: JoinHandle<()>,
+    admin: SocketAddr,
     end: watch::Sender<bool>,
 }
 
@@ -60,17 +66,22 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn start(settings: Settings) -> Result<Server, StartError> {
+        if !settings.admin.listen.ip().is_loopback() && settings.admin.tokens.is_empty() {
+            return Err(StartError::OpenAdmin(settings.admin.listen));
+        }
         let listener = listen("listen", settings.listen)?;
+        let admin_listener = listen("admin.listen", settings.admin.listen)?;
+        let admin = admin_listener.local_addr().map_err(StartError::Thread)?;
         let app = App::new(settings)?;
         let (end, ending) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let shared = Arc::clone(&app);
         let control = std::thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || runtime.block_on(control(shared, ending)))
+            .spawn(move || runtime.block_on(control(shared, admin_listener, ending)))
             .map_err(StartError::Thread)?;
         let proxy = Proxy::start(&app, listener).map_err(StartError::Thread)?;
-        Ok(Server { app, proxy, control, end })
+        Ok(Server { app, proxy, control, admin, end })
     }
 
     /// The shared state.
@@ -81,6 +92,11 @@ impl Server {
     /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
         self.proxy.address()
+    }
+
+    /// Where the admin API listens.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
     }
 
     /// Stops gracefully: waits for what runs, at most `drain`, then closes it. Returns whether all finished in time.
@@ -102,11 +118,22 @@ impl Server {
 }
 
 /// Everything that is not the data path.
-async fn control(app: Arc<App>, mut ending: watch::Receiver<bool>) {
-    tokio::select! {
-        () = probe::watch_fleet(app) => {}
-        _ = ending.wait_for(|end| *end) => {}
+async fn control(app: Arc<App>, admin_listener: std::net::TcpListener, mut ending: watch::Receiver<bool>) {
+    let mut end = ending.clone();
+    let shutdown = async move {
+        // An error means that nobody can tell us to end any more, which is an end too.
+        let _ = end.wait_for(|end| *end).await;
+    };
+    let checks = tokio::spawn(probe::watch_fleet(Arc::clone(&app)));
+    let served = match TcpListener::from_std(admin_listener) {
+        Ok(listener) => admin::serve(listener, app, shutdown).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = served {
+        tracing::error!(%error, "the admin API has stopped");
+        let _ = ending.wait_for(|end| *end).await;
     }
+    checks.abort();
 }
 
 /// A listening socket that can be bound again right after a restart.
@@ -116,6 +143,7 @@ fn listen(what: &'static str, address: SocketAddr) -> Result<std::net::TcpListen
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
         Ok(socket.into())
     };
     bind().map_err(|source| StartError::Listen { what, address, source })

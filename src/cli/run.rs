@@ -15,6 +15,9 @@ use crate::telemetry::logging::LogControl;
 /// How many nodes the banner names; of a large fleet the number is enough.
 const NODES_NAMED_MAX: usize = 8;
 
+/// File descriptors for everything that is not a proxied connection.
+const FILES_BESIDE: usize = 256;
+
 /// Route requests to model servers until told to stop
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -55,6 +58,7 @@ impl Run {
             Ok(log) => log,
             Err(error) => return Ok(screen.failed(&error)),
         };
+        raise_file_limit(&loaded);
         let server = match Server::start(loaded.settings.clone()) {
             Ok(server) => server,
             Err(error) => return Ok(screen.failed(&error)),
@@ -64,6 +68,21 @@ impl Run {
             Ok(()) => Ok(Exit::Fine),
             Err(error) => Ok(screen.failed(&error)),
         }
+    }
+}
+
+/// Every client and every connection to a node is a file descriptor; the usual soft limit of 1,024 is soon reached.
+fn raise_file_limit(loaded: &Loaded) {
+    let limits = &loaded.settings.limits;
+    let wanted = limits.connections_max.saturating_mul(2).saturating_add(FILES_BESIDE) as u64;
+    match rlimit::increase_nofile_limit(wanted) {
+        Ok(allowed) if allowed < wanted => tracing::warn!(
+            allowed,
+            wanted,
+            "fewer file descriptors than limits.connections_max may need: raise the hard limit (ulimit -Hn)"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the limit of file descriptors cannot be raised"),
     }
 }
 
@@ -80,7 +99,7 @@ fn banner(loaded: &Loaded, server: &Server) -> String {
         "bellwether {}\n  clients   http://{}\n  admin     http://{}\n  policy    {}\n  nodes     {named}\n  settings  {}\n",
         env!("CARGO_PKG_VERSION"),
         server.address(),
-        settings.admin.listen,
+        server.admin_address(),
         settings.policy.name(),
         loaded.origins.summary(),
     )

@@ -45,6 +45,7 @@ pub(super) fn milliseconds(seconds: f64) -> String {
 pub(super) fn opening(out: &mut dyn Write, stage: &Stage, args: &DemoArgs) -> io::Result<()> {
     writeln!(out, "8 emulated model servers: 2 fast, 2 middle, 4 slow, {SLOTS_MAX} sequences each at most (slow: 32)")?;
     writeln!(out, "proxy    http://{}", stage.server.address())?;
+    writeln!(out, "metrics  http://{}/metrics", stage.server.admin_address())?;
     writeln!(
         out,
         "load     {:.0} streamed chat completions a second: {:.0} % of the {:.0} that the fleet can compute",
