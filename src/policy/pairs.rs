@@ -3,8 +3,8 @@
 //! Of the `n (n - 1) / 2` pairs of distinct nodes, a node wins those with a worse partner and half of those with an
 //! equal one. So its chance is a matter of ranks, and sorting gives them all; trying every pair would take 500,000
 //! comparisons for 1,000 nodes. Nothing is allocated: the keys are sorted on the stack, in a buffer that suits the
-//! number of nodes. They are thrown into buckets first, because a comparison that cannot be foreseen costs ten times
-//! one that can: of 1,000 keys in 1,000 buckets few have to be compared with more than one other.
+//! number of nodes. They are thrown into buckets first, because comparisons whose result the processor cannot foresee are
+//! most of what sorting costs: of 1,000 keys in 1,000 buckets few have to be compared with more than one other.
 
 use crate::node::NODES_MAX;
 
