@@ -36,9 +36,7 @@ A flag counts before the environment, that before the file, that before the defa
 
 Exit codes: 0 fine, 1 failure at run time, 2 wrong configuration or usage.";
 
-/// A load balancer for AI model servers that learns how each node answers and routes by it.
-///
-/// Made by clap from the arguments of the process.
+/// A load balancer for AI model servers that learns how each node answers and routes by it
 #[derive(Debug, Parser)]
 #[command(name = "bellwether", version, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {

@@ -111,6 +111,9 @@ impl Passage {
         let seen = Survey::of(&head.headers);
         let upgrade = headers::strip_hop_by_hop(&mut head.headers, seen);
         let id = self.worker.with_rng(|rng| conn.introduction.introduce(&mut head.headers, seen, rng));
+        if let Some(story) = &mut self.story {
+            story.request_id = Some(id.clone());
+        }
         self.request_id = Some(id);
         if seen.expect {
             // hyper has answered it by the time the body is read; a node must not be asked to answer it again.
@@ -125,7 +128,6 @@ impl Passage {
         self.deadline = self.timeouts().total.map(|total| Instant::now() + total);
         if let Some(story) = &mut self.story {
             story.model.clone_from(&intake.shape.model);
-            story.request_id.clone_from(&self.request_id);
         }
         self.worker.app.retries.deposit(started);
         match upgrade {
