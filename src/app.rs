@@ -12,6 +12,7 @@ use crate::balancer::{Balancer, Observer};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::fleet::{Fleet, FleetError};
+use crate::learning::Learning;
 use crate::policy::PolicyId;
 use crate::proxy::OpenConnections;
 use crate::proxy::framing::Refusal;
@@ -45,6 +46,8 @@ pub struct App {
     pub connections: AtomicUsize,
     /// Where new settings come from.
     pub reload: Reload,
+    /// What the trainer tells and is asked to do.
+    pub learning: Learning,
 }
 
 impl App {
@@ -73,6 +76,7 @@ impl App {
             stopping: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             reload: Reload::default(),
+            learning: Learning::default(),
         }))
     }
 

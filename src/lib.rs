@@ -64,6 +64,7 @@ pub mod config;
 pub mod emulator;
 pub mod fleet;
 pub mod learn;
+pub mod learning;
 pub mod load;
 pub mod node;
 pub mod outcome;
