@@ -13,6 +13,32 @@ use crate::node::{IN_FLIGHT_MAX, NodeId};
 /// Time constant, in seconds, with which the largest load seen is forgotten.
 const LARGEST_TAU_S: f64 = 600.0;
 
+/// What a node streamed since the last fit.
+///
+/// The fit gets one row per node and refit, not one per look: within a tenth of a second arrivals raise the load and
+/// stall the batch with their prompts at once, and a slope fitted to that is several times too steep.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Gaps {
+    in_flight: f64,
+    sum_s: f64,
+    events: u64,
+}
+
+impl Gaps {
+    /// Adds a look: the mean number in flight, the sum of gaps and the number of events.
+    pub(super) fn add(&mut self, mean_in_flight: f64, sum_s: f64, events: u64) {
+        self.in_flight += mean_in_flight * events as f64;
+        self.sum_s += sum_s;
+        self.events = self.events.saturating_add(events);
+    }
+
+    /// The mean in flight, seen by the events, their gaps' sum and number; starts over.
+    pub(super) fn take(&mut self) -> Option<(f64, f64, u64)> {
+        let Gaps { in_flight, sum_s, events } = std::mem::take(self);
+        (events > 0).then(|| (in_flight / events as f64, sum_s, events))
+    }
+}
+
 /// One node.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -25,6 +51,7 @@ pub(super) struct Entry {
     /// The operator's limit of attempts in flight.
     pub(super) limit: u32,
     pub(super) largest: f64,
+    pub(super) gaps: Gaps,
     drift: [Drift; TARGETS],
     drift_at: Time,
 }
@@ -40,6 +67,7 @@ impl Entry {
             store: Store::default(),
             limit: IN_FLIGHT_MAX,
             largest: 0.0,
+            gaps: Gaps::default(),
             drift: [Drift::default(); TARGETS],
             drift_at: now,
         }

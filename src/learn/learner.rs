@@ -165,7 +165,8 @@ impl Learner {
         };
         entry.slots.observe(f64::from(waiting), f64::from(streaming));
         entry.largest = entry.largest.max(mean_in_flight);
-        self.note(now, Pending { slot: node.slot, id: node.id, target: Target::Gap, row, observed });
+        entry.gaps.add(mean_in_flight, sum_s, events);
+        self.correct(now, &mut Pending { slot: node.slot, id: node.id, target: Target::Gap, row, observed });
     }
 
     /// Scores model and baseline on a completed attempt, as they stood before it.
@@ -189,8 +190,33 @@ impl Learner {
         self.guard.score(now, predicted.total_s, baseline, observed);
     }
 
-    /// Corrects the node's drift by an observation, and holds it back for the next fit.
+    /// Holds an observation back for the next fit, and corrects the node's drift by it.
     fn note(&mut self, now: Time, mut pending: Pending) {
+        self.correct(now, &mut pending);
+        self.hold(pending);
+    }
+
+    fn hold(&mut self, pending: Pending) {
+        if self.pending.len() < PENDING_MAX {
+            self.pending.push(pending);
+        } else {
+            self.counts.dropped += 1;
+        }
+    }
+
+    /// Holds back what nodes streamed since the last fit: one row each.
+    fn hold_gaps(&mut self) {
+        for slot in 0..self.nodes.len() {
+            let Some(entry) = &mut self.nodes[slot] else { continue };
+            let (id, gathered) = (entry.id, entry.gaps.take());
+            if let Some((row, observed)) = gathered.and_then(|(n, sum_s, events)| sample::gap(n, sum_s, events)) {
+                self.hold(Pending { slot: slot as u32, id, target: Target::Gap, row, observed });
+            }
+        }
+    }
+
+    /// Corrects the node's drift by an observation, which is cut to a believable size.
+    fn correct(&mut self, now: Time, pending: &mut Pending) {
         let target = pending.target.index();
         let loaded = self.learned.load();
         if let Some(predictor) = loaded.as_deref().filter(|predictor| predictor.has[target]) {
@@ -205,11 +231,6 @@ impl Learner {
             entry.fade(now);
             entry.drifted(target, pending.observed, predicted);
             live.set_factors(&entry.factors(&predictor.means));
-        }
-        if self.pending.len() < PENDING_MAX {
-            self.pending.push(pending);
-        } else {
-            self.counts.dropped += 1;
         }
     }
 
@@ -240,6 +261,7 @@ impl Learner {
         let elapsed_s = self.refitted.map_or(0.0, |at| now.seconds_since(at));
         self.refitted = Some(now);
         let slots: Vec<usize> = (0..self.nodes.len()).filter(|slot| self.nodes[*slot].is_some()).collect();
+        self.hold_gaps();
         let running = self.learned.predictor();
         let mut fits: [Option<TargetFit>; TARGETS] = Default::default();
         let mut results = [FitResult::NoEvidence; TARGETS];
