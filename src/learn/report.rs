@@ -56,7 +56,8 @@ pub struct Counts {
     pub clipped: u64,
     /// Observations dropped because too many came between two fits.
     pub dropped: u64,
-    /// Fits by target and result, in the orders of [`Target::ALL`] and [`FitResult::ALL`].
+    /// Fits by target and result, in the orders of [`Target::ALL`](crate::learn::features::Target::ALL) and
+    /// [`FitResult::ALL`].
     pub fits: [[u64; FitResult::ALL.len()]; TARGETS],
     /// How often everything was learned anew because the model stood demoted for too long.
     pub relearned: u64,

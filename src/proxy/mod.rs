@@ -1,8 +1,8 @@
 //! The data path: client connections in, attempts on nodes out.
 //!
-//! A request's life as function names: [`connection::serve`] reads it behind the framing guard, [`forward::handle`]
-//! takes it in ([`intake::take_in`]), decides, makes attempts ([`upstream::Upstream::exchange`]), and the
-//! [`relay::Relay`] carries the response to the client and ends the attempt. [`reply::ProxyError`] is every answer that
+//! A request's life as function names: `connection::serve` reads it behind the framing guard, `forward::handle`
+//! takes it in (`intake::take_in`), decides, makes attempts (`upstream::Upstream::exchange`), and the
+//! `relay::Relay` carries the response to the client and ends the attempt. `reply::ProxyError` is every answer that
 //! no node gave.
 
 mod connection;

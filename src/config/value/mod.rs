@@ -2,7 +2,7 @@
 //!
 //! Every kind has one parser, which the file, the environment, the flags and serde share, and which says what it would
 //! have taken instead. The JSON Schema carries the kind as its `format`; that is how the walk over a document
-//! finds the parser ([`judge`]) without knowing the settings. None of the names is a format that JSON Schema defines.
+//! finds the parser (`judge`) without knowing the settings. None of the names is a format that JSON Schema defines.
 
 mod quantity;
 mod text;
