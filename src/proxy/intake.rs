@@ -4,16 +4,19 @@
 //! to the bound are read whole, since their model decides where they may go, and kept for a retry; of larger ones the
 //! beginning is looked at and the rest streams. Other types are not touched.
 
+use std::convert::Infallible;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Uri, header};
-use http_body::Body as _;
-use http_body_util::{BodyExt, Empty};
+use http_body::{Body as _, Frame};
+use http_body_util::BodyExt;
 use tokio::time::timeout;
 
 use crate::app::App;
@@ -146,8 +149,7 @@ async fn begin(mut body: Body, bound: usize, most: u64, patience: Duration) -> R
             Ok(data) => more.extend_from_slice(&data),
             Err(trailers) => {
                 // Rare enough to take the streaming way, which can carry them.
-                let trailers = trailers.into_trailers().ok();
-                let rest = Body::new(Empty::<Bytes>::new().with_trailers(async { trailers.map(Ok) }));
+                let rest = Body::new(Trailers(trailers.into_trailers().ok()));
                 return Ok(Begun { bytes: joined(first, &more), rest: Some(rest) });
             }
         }
@@ -159,6 +161,23 @@ async fn begin(mut body: Body, bound: usize, most: u64, patience: Duration) -> R
         }
     }
     Ok(Begun { bytes: joined(first, &more), rest: Some(body) })
+}
+
+/// What is left of a body whose trailers have been read. Its size is not told: a body of known size is sent with a
+/// length, and trailers need chunks.
+struct Trailers(Option<HeaderMap>);
+
+impl http_body::Body for Trailers {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.get_mut().0.take().map(|trailers| Ok(Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
 }
 
 fn joined(first: Bytes, more: &BytesMut) -> Bytes {

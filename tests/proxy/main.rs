@@ -1,0 +1,11 @@
+//! The path of a request on real sockets: a whole proxy, nodes behind it and clients before it, all on loopback.
+//!
+//! One binary with a module per theme. Both ends of an exchange are usually played by the test itself with [`wire::Wire`],
+//! because what matters here (a byte that must not be there yet, a connection that must be closed) is below what an
+//! HTTP client shows. Where a node has to compute, it is an emulator that goes on only when it is told to. Nothing
+//! sleeps for a while and then looks: tests wait for what they expect, with [`wire::PATIENCE`] only so that a test that
+//! would hang fails instead.
+
+mod rig;
+mod streaming;
+mod wire;
