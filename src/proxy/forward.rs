@@ -308,6 +308,7 @@ impl Passage {
         let attempt = Attempt {
             ticket,
             upstream: Some(upstream),
+            upload: intake.upload.clone(),
             story: self.story.take(),
             worker: Arc::clone(&self.worker),
             settings: Arc::clone(&self.settings),

@@ -22,6 +22,7 @@ use crate::outcome::{Censor, Failure, Outcome};
 use crate::proxy::connection::Busy;
 use crate::proxy::inspect::ResponseScan;
 use crate::proxy::story::Story;
+use crate::proxy::upload::UploadState;
 use crate::proxy::upstream::Upstream;
 use crate::proxy::worker::Worker;
 
@@ -44,6 +45,8 @@ pub(super) struct Attempt {
     pub(super) ticket: Ticket,
     /// `None` where a task of its own drives the connection.
     pub(super) upstream: Option<Upstream>,
+    /// How far a streaming request body is.
+    pub(super) upload: Option<Arc<UploadState>>,
     pub(super) story: Option<Box<Story>>,
     pub(super) worker: Arc<Worker>,
     pub(super) settings: Arc<Settings>,
@@ -102,7 +105,7 @@ impl Relay {
     /// The response reached its end.
     fn complete(&mut self) {
         let Some(attempt) = self.attempt.take() else { return };
-        let Attempt { mut ticket, upstream, story, worker, settings, busy, outcome, prompt_bytes } = *attempt;
+        let Attempt { mut ticket, upstream, upload, story, worker, settings, busy, outcome, prompt_bytes } = *attempt;
         let now = worker.app.clock.now();
         ticket.first_byte(now);
         let usage = self.scan.finish();
@@ -111,7 +114,9 @@ impl Relay {
         if let Some(tokens) = usage.prompt_tokens.filter(|_| prompt_bytes > 0) {
             worker.app.bytes_per_token.observe(sample.kind, prompt_bytes, tokens);
         }
-        if let Some(upstream) = upstream {
+        // A node may answer before it has the whole request: the rest of that would stand before the next one.
+        let sent = upload.is_none_or(|upload| !upload.is_running());
+        if let Some(upstream) = upstream.filter(|_| sent) {
             worker.pool.put(upstream, &settings.limits, now);
         }
         if let Some(story) = story {

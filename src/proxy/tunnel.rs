@@ -99,7 +99,8 @@ impl Opening {
         let outcome = Outcome::of_status(status.as_u16(), None);
         let patience = Patience { between: timeouts.between_chunks, deadline: None };
         let worker = Arc::clone(worker);
-        let attempt = Attempt { ticket, upstream: None, story, worker, settings, busy, outcome, prompt_bytes: 0 };
+        let (upstream, upload) = (None, None);
+        let attempt = Attempt { ticket, upstream, upload, story, worker, settings, busy, outcome, prompt_bytes: 0 };
         Relay::new(incoming, attempt, ResponseScan::new(None, None), patience)
     }
 

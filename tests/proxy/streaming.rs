@@ -158,3 +158,24 @@ async fn an_upload_and_its_response_may_be_under_way_at_the_same_time() {
     assert_eq!(client.piece(&mut down).await, Piece::End(Vec::new()));
     rig.one_attempt("a", "completed").await;
 }
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_the_upload_is_an_answer() {
+    let node = Stage::open("a").await;
+    let rig = Rig::of([node.spec()]);
+    let mut client = rig.client().await;
+    client.send("POST /upload HTTP/1.1\r\nhost: h\r\ncontent-length: 1000000\r\n\r\nonly a little").await;
+    let (mut call, _) = node.request().await;
+    call.send("HTTP/1.1 413 Content Too Large\r\ncontent-length: 8\r\n\r\ntoo much").await;
+    let message = client.message().await;
+    assert_eq!((message.status(), message.text()), (413, "too much"));
+    // Half an upload stands on both connections, which makes them useless for anything else.
+    assert_eq!(call.until_closed().await, b"only a little");
+    assert_eq!(client.until_closed().await, b"");
+    rig.one_attempt("a", "completed").await;
+    let mut client = rig.client().await;
+    client.send(get("/")).await;
+    let (mut call, _) = node.request().await;
+    call.send(crate::wire::ok("next")).await;
+    assert_eq!(client.message().await.text(), "next");
+}
