@@ -14,12 +14,14 @@ use crate::outcome::{Censor, Outcome, Sample};
 use crate::policy::Expected;
 use crate::request::RequestShape;
 
-/// An attempt in flight. Finish it with [`Ticket::finish`]; a dropped one counts as [`Censor::Dropped`].
+/// An attempt in flight. Finish it with [`Ticket::finish`]; a dropped one counts as [`Censor::Dropped`] unless
+/// [`Ticket::dropped_means`] said otherwise.
 pub struct Ticket {
     balancer: Arc<Balancer>,
     decision: Decision,
     sample: Sample,
     last_event: Option<Time>,
+    if_dropped: fn() -> Censor,
     ended: bool,
 }
 
@@ -55,7 +57,7 @@ impl Ticket {
             usage_prompt_tokens: None,
             outcome: Outcome::Censored(Censor::Dropped),
         };
-        Ticket { balancer, decision, sample, last_event: None, ended: false }
+        Ticket { balancer, decision, sample, last_event: None, if_dropped: || Censor::Dropped, ended: false }
     }
 
     /// What the policy expects of it.
@@ -115,6 +117,12 @@ impl Ticket {
         self.sample.output_tokens = output_tokens.or(self.sample.output_tokens);
     }
 
+    /// Says what it means if the ticket is dropped from now on: asked when it is, as a client that leaves and a panic of
+    /// the caller look the same from here.
+    pub fn dropped_means(&mut self, meaning: fn() -> Censor) {
+        self.if_dropped = meaning;
+    }
+
     /// Ends the attempt and returns its sample.
     pub fn finish(mut self, now: Time, outcome: Outcome) -> Sample {
         self.end(now, outcome);
@@ -148,7 +156,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.ended {
             let now = self.balancer.clock.now();
-            self.end(now, Outcome::Censored(Censor::Dropped));
+            self.end(now, Outcome::Censored((self.if_dropped)()));
         }
     }
 }

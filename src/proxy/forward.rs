@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::balancer::{Ticket, Verdict};
+use crate::clock::Time;
 use crate::config::{Settings, Timeouts};
 use crate::node::NodeId;
 use crate::outcome::{Censor, Failure, Outcome};
@@ -22,13 +23,13 @@ use crate::proxy::connection::{Busy, Conn};
 use crate::proxy::headers::{self, Survey};
 use crate::proxy::inspect::ResponseScan;
 use crate::proxy::intake::{Intake, take_in};
+use crate::proxy::models;
 use crate::proxy::relay::{Attempt, Patience, Relay};
 use crate::proxy::reply::ProxyError;
 use crate::proxy::story::Story;
 use crate::proxy::upload::{RequestBody, UploadFault, UploadState};
 use crate::proxy::upstream::{ConnectError, ExchangeError, Upstream};
 use crate::proxy::worker::Worker;
-use crate::proxy::{models, tunnel};
 
 /// The proxied route: every request that no admin API takes comes here.
 pub(super) async fn handle(State(conn): State<Arc<Conn>>, request: Request<Body>) -> Response {
@@ -59,30 +60,30 @@ pub(super) async fn handle(State(conn): State<Arc<Conn>>, request: Request<Body>
 }
 
 /// A request on its way through.
-struct Passage {
-    worker: Arc<Worker>,
-    settings: Arc<Settings>,
-    story: Option<Box<Story>>,
+pub(super) struct Passage {
+    pub(super) worker: Arc<Worker>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) story: Option<Box<Story>>,
     request_id: Option<HeaderValue>,
     deadline: Option<Instant>,
     /// Index of the route whose timeouts count.
     route_timeouts: Option<usize>,
-    busy: Option<Busy>,
+    pub(super) busy: Option<Busy>,
 }
 
 /// A request head and body as they go to a node.
-type Outgoing = Request<RequestBody>;
+pub(super) type Outgoing = Request<RequestBody>;
 
 /// Why an attempt brought no response.
-struct Failed {
-    error: ProxyError,
-    outcome: Outcome,
+pub(super) struct Failed {
+    pub(super) error: ProxyError,
+    pub(super) outcome: Outcome,
     /// The request, if nothing of it was written and it can be sent again.
-    unsent: Option<Outgoing>,
+    pub(super) unsent: Option<Outgoing>,
 }
 
 impl Passage {
-    fn timeouts(&self) -> &Timeouts {
+    pub(super) fn timeouts(&self) -> &Timeouts {
         self.route_timeouts.map_or(&self.settings.timeouts, |route| &self.settings.routes[route].timeouts)
     }
 
@@ -147,23 +148,12 @@ impl Passage {
         }
     }
 
-    async fn tunnel(
-        &mut self,
-        head: request::Parts,
-        intake: Intake,
-        protocol: HeaderValue,
-    ) -> Result<Response, ProxyError> {
-        let ticket = self.decide(&intake, &[])?;
-        let (story, busy) = (self.story.take(), self.busy.take());
-        let timeouts = self.timeouts().clone();
-        let opening = tunnel::Opening { ticket, story, busy, timeouts, settings: Arc::clone(&self.settings) };
-        opening.open(&self.worker, head, intake.body, protocol).await
-    }
-
-    fn decide(&mut self, intake: &Intake, tried: &[NodeId]) -> Result<Ticket, ProxyError> {
+    pub(super) fn decide(&mut self, intake: &Intake, tried: &[NodeId]) -> Result<Ticket, ProxyError> {
         let app = &self.worker.app;
         match self.worker.decide(app.clock.now(), &intake.shape, tried) {
-            Verdict::Go(ticket) => {
+            Verdict::Go(mut ticket) => {
+                // Whoever answers a client drops the request when the client leaves.
+                ticket.dropped_means(|| if std::thread::panicking() { Censor::Dropped } else { Censor::ClientGone });
                 if let Some(story) = &mut self.story {
                     story.attempt(ticket.decision());
                 }
@@ -218,16 +208,21 @@ impl Passage {
                 Some(outgoing(head.clone(), body))
             });
             let Some(again) = again else { return Err(failed.error) };
-            let fleet = app.balancer.fleet();
-            let another = fleet.nodes().iter().any(|node| !tried.contains(&node.id));
-            let in_time = self.deadline.is_none_or(|deadline| Instant::now() < deadline);
-            let enough = tried.len() >= self.settings.retry.attempts_max as usize;
-            if enough || !another || !in_time || !app.retries.try_withdraw(now) {
+            if !self.may_try_again(&tried, now) {
                 return Err(failed.error);
             }
             app.telemetry.retried(if unsent { "unsent" } else { "idempotent" });
             request = again;
         }
+    }
+
+    /// Whether there may be another attempt; pays for it.
+    pub(super) fn may_try_again(&self, tried: &[NodeId], now: Time) -> bool {
+        let app = &self.worker.app;
+        let enough = tried.len() >= self.settings.retry.attempts_max as usize;
+        let in_time = self.deadline.is_none_or(|deadline| Instant::now() < deadline);
+        let another = || app.balancer.fleet().nodes().iter().any(|node| !tried.contains(&node.id));
+        !enough && in_time && another() && app.retries.try_withdraw(now)
     }
 
     /// Whether a request may be sent again after a node may have begun to work on it.
@@ -368,7 +363,7 @@ fn retry_after(value: &HeaderValue) -> Duration {
     seconds.map_or(crate::fleet::FULL_DEFAULT, Duration::from_secs)
 }
 
-fn not_connected(error: ConnectError, node: &str, request: Outgoing) -> Failed {
+pub(super) fn not_connected(error: ConnectError, node: &str, request: Outgoing) -> Failed {
     let (token, detail, outcome) = match error {
         ConnectError::TooMany => (
             "connection_limit_reached",

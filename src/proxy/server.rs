@@ -44,14 +44,14 @@ struct Dealt {
     counted: Counted,
 }
 
-/// One of the client connections.
-struct Counted {
+/// One of the client connections, or the tunnel that it became.
+pub(super) struct Counted {
     app: Arc<App>,
     worker: Arc<Worker>,
 }
 
 impl Counted {
-    fn new(app: &Arc<App>, worker: &Arc<Worker>) -> Counted {
+    pub(super) fn new(app: &Arc<App>, worker: &Arc<Worker>) -> Counted {
         app.connections.fetch_add(1, Ordering::Relaxed);
         worker.carries.fetch_add(1, Ordering::Relaxed);
         Counted { app: Arc::clone(app), worker: Arc::clone(worker) }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use http::{HeaderValue, Request, StatusCode, Version, header, request};
+use http::{HeaderValue, StatusCode, Version, header, request};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -16,42 +16,83 @@ use tokio::time::timeout;
 
 use crate::balancer::Ticket;
 use crate::config::{Settings, Timeouts};
+use crate::node::NodeId;
 use crate::outcome::{Failure, Outcome};
 use crate::proxy::connection::Busy;
-use crate::proxy::forward::{address, outgoing};
+use crate::proxy::forward::{Outgoing, Passage, address, not_connected, outgoing};
 use crate::proxy::headers;
 use crate::proxy::inspect::ResponseScan;
+use crate::proxy::intake::Intake;
 use crate::proxy::relay::{Attempt, Patience, Relay};
 use crate::proxy::reply::ProxyError;
+use crate::proxy::server::Counted;
 use crate::proxy::story::Story;
 use crate::proxy::upload::RequestBody;
 use crate::proxy::upstream::Upstream;
 use crate::proxy::worker::Worker;
 
 /// A tunnel that is about to be opened.
-pub(super) struct Opening {
-    pub(super) ticket: Ticket,
-    pub(super) story: Option<Box<Story>>,
-    pub(super) busy: Option<Busy>,
-    pub(super) timeouts: Timeouts,
-    pub(super) settings: Arc<Settings>,
+struct Opening {
+    ticket: Ticket,
+    story: Option<Box<Story>>,
+    busy: Option<Busy>,
+    timeouts: Timeouts,
+    settings: Arc<Settings>,
+}
+
+impl Passage {
+    /// Asks a node to switch protocols. The attempt is repeated elsewhere only if no connection to the node can be had:
+    /// a handshake is a request that a node may have begun to work on.
+    pub(super) async fn tunnel(
+        &mut self,
+        mut head: request::Parts,
+        mut intake: Intake,
+        protocol: HeaderValue,
+    ) -> Result<Response, ProxyError> {
+        let client = head.extensions.remove::<OnUpgrade>();
+        head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        head.headers.insert(header::UPGRADE, protocol.clone());
+        let id = head.headers.get(headers::X_REQUEST_ID).cloned();
+        let mut request = outgoing(head, std::mem::replace(&mut intake.body, RequestBody::Empty));
+        let mut tried: Vec<NodeId> = Vec::new();
+        let (ticket, upstream) = loop {
+            let ticket = self.decide(&intake, &tried)?;
+            let app = &self.worker.app;
+            let (limits, patience) = (&self.settings.limits, self.timeouts().connect);
+            let connected =
+                Upstream::connect(ticket.node(), &app.open_connections, limits, patience, ticket.started()).await;
+            let failed = match connected {
+                Ok(upstream) => break (ticket, upstream),
+                Err(error) => not_connected(error, &ticket.node().spec.name, request),
+            };
+            let now = app.clock.now();
+            tried.push(ticket.node().id);
+            ticket.finish(now, failed.outcome);
+            let Some(unsent) = failed.unsent.filter(|_| self.may_try_again(&tried, now)) else {
+                return Err(failed.error);
+            };
+            app.telemetry.retried("unsent");
+            request = unsent;
+        };
+        address(&mut request, &ticket.node().spec, self.settings.forward.preserve_host);
+        let (timeouts, settings) = (self.timeouts().clone(), Arc::clone(&self.settings));
+        let opening = Opening { ticket, story: self.story.take(), busy: self.busy.take(), timeouts, settings };
+        opening.open(&self.worker, upstream, request, client, protocol, id).await
+    }
 }
 
 impl Opening {
     /// Asks the node to switch protocols; a node that does not want to answers like to any other request.
-    pub(super) async fn open(
+    async fn open(
         mut self,
         worker: &Arc<Worker>,
-        mut head: request::Parts,
-        body: RequestBody,
+        upstream: Upstream,
+        request: Outgoing,
+        client_side: Option<OnUpgrade>,
         protocol: HeaderValue,
+        id: Option<HeaderValue>,
     ) -> Result<Response, ProxyError> {
-        let client_side = head.extensions.remove::<OnUpgrade>();
-        head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        head.headers.insert(header::UPGRADE, protocol.clone());
-        let id = head.headers.get(headers::X_REQUEST_ID).cloned();
-        let request = outgoing(head, body);
-        let answer = self.ask(worker, request).await;
+        let answer = self.ask(upstream, request).await;
         let now = worker.app.clock.now();
         let response = match answer {
             Ok(response) => response,
@@ -83,7 +124,13 @@ impl Opening {
         let node_side = head.extensions.remove::<OnUpgrade>();
         match (client_side, node_side) {
             (Some(client), Some(node)) => {
-                tokio::spawn(self.carry(Arc::clone(worker), client, node));
+                // The connection that asked is over as such: from here on the tunnel is what is counted and waited for.
+                let counted = Counted::new(&worker.app, worker);
+                let carrying = self.carry(Arc::clone(worker), client, node);
+                tokio::spawn(async move {
+                    carrying.await;
+                    drop(counted);
+                });
                 Ok(Response::from_parts(head, Body::empty()))
             }
             _ => {
@@ -106,18 +153,10 @@ impl Opening {
 
     async fn ask(
         &self,
-        worker: &Worker,
-        mut request: Request<RequestBody>,
+        upstream: Upstream,
+        request: Outgoing,
     ) -> Result<http::Response<Incoming>, (Failure, &'static str, String)> {
-        let node = self.ticket.node();
-        let name = &node.spec.name;
-        address(&mut request, &node.spec, self.settings.forward.preserve_host);
-        let open = &worker.app.open_connections;
-        let connected =
-            Upstream::connect(node, open, &self.settings.limits, self.timeouts.connect, self.ticket.started()).await;
-        let upstream = connected.map_err(|error| {
-            (Failure::Connect, "destination_unavailable", format!("no connection to the node {name}: {error:?}"))
-        })?;
+        let name = &self.ticket.node().spec.name;
         let mut sender = upstream.into_tunnel();
         match timeout(self.timeouts.first_byte, sender.send_request(request)).await {
             Ok(Ok(response)) => Ok(response),
