@@ -364,24 +364,18 @@ fn retry_after(value: &HeaderValue) -> Duration {
 }
 
 pub(super) fn not_connected(error: ConnectError, node: &str, request: Outgoing) -> Failed {
-    let (token, detail, outcome) = match error {
-        ConnectError::TooMany => (
-            "connection_limit_reached",
-            format!("the node {node} has as many connections as it may have"),
-            Outcome::Full { status: 503, retry_after: Some(Duration::ZERO) },
-        ),
-        ConnectError::Timeout => (
-            "connection_timeout",
-            format!("no connection to the node {node} in time"),
-            Outcome::Failed(Failure::Connect),
-        ),
+    let (error, outcome) = match error {
+        ConnectError::TooMany => {
+            (ProxyError::node_full(node), Outcome::Full { status: 503, retry_after: Some(Duration::ZERO) })
+        }
+        ConnectError::Timeout => (ProxyError::connect_timeout(node), Outcome::Failed(Failure::Connect)),
         ConnectError::Io(error) => {
             let refused = error.kind() == std::io::ErrorKind::ConnectionRefused;
             let token = if refused { "connection_refused" } else { "destination_unavailable" };
-            (token, format!("no connection to the node {node}: {error}"), Outcome::Failed(Failure::Connect))
+            let detail = format!("no connection to the node {node}: {error}");
+            (ProxyError::failed(Failure::Connect, token, detail), Outcome::Failed(Failure::Connect))
         }
     };
-    let error = ProxyError::failed(Failure::Connect, token, detail);
     Failed { error, outcome, unsent: Some(request) }
 }
 

@@ -18,6 +18,9 @@ use crate::proxy::headers::{PSEUDONYM, X_REQUEST_ID};
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
+/// When to come back to a node that has no connection to spare: any response that ends frees one.
+const NODE_FULL_PAUSE: Duration = Duration::from_secs(1);
+
 /// Whose fault an error is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
@@ -113,6 +116,21 @@ impl ProxyError {
             Reason::AllTried => unavailable("destination_unavailable", code)
                 .saying("every node that could serve this request has been tried and failed"),
         }
+    }
+
+    /// A node has as many connections as it may have, and there is no other.
+    pub(super) fn node_full(node: &str) -> ProxyError {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let error = ProxyError::new(Side::Node, status, "connection_limit_reached", "node_full")
+            .saying(format!("the node {node} has as many connections as it may have"));
+        ProxyError { retry_after: Some(NODE_FULL_PAUSE), ..error }
+    }
+
+    /// A connection to a node took too long, and there is no other.
+    pub(super) fn connect_timeout(node: &str) -> ProxyError {
+        let status = StatusCode::GATEWAY_TIMEOUT;
+        ProxyError::new(Side::Node, status, "connection_timeout", "node_unreachable")
+            .saying(format!("no connection to the node {node} in time"))
     }
 
     /// An attempt failed and none follows. `detail` is what was seen.

@@ -6,6 +6,7 @@
 //! sleeps for a while and then looks: tests wait for what they expect, with [`wire::PATIENCE`] only so that a test that
 //! would hang fails instead.
 
+mod connections;
 mod departures;
 mod rig;
 mod streaming;

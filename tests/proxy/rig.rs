@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bellwether::app::App;
-use bellwether::config::Settings;
+use bellwether::config::{Priority, Route, Settings, Timeouts};
 use bellwether::emulator::{Emulator, EmulatorSpec};
 use bellwether::fleet::Node;
 use bellwether::node::NodeSpec;
+use bellwether::policy::PolicyId;
 use bellwether::server::Server;
 use bellwether::sim::{BatchSpec, ServerSpec};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -20,6 +21,7 @@ pub(crate) struct Rig {
     server: Option<Server>,
     pub(crate) app: Arc<App>,
     pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
 }
 
 /// Settings for a fleet: free ports, one worker so that its connections are kept in one place, health checks only once.
@@ -31,11 +33,28 @@ pub(crate) fn settings(nodes: impl IntoIterator<Item = NodeSpec>) -> Settings {
     settings
 }
 
+/// A route for the paths beneath `prefix`.
+pub(crate) fn route(prefix: &str, timeouts: Timeouts) -> Route {
+    Route {
+        name: prefix.to_owned(),
+        path_prefix: prefix.to_owned(),
+        method: None,
+        model: None,
+        retry_post: false,
+        priority: Priority::Default,
+        timeouts,
+    }
+}
+
+pub(crate) fn policy(name: &str) -> PolicyId {
+    PolicyId::named(name).expect("a policy of that name")
+}
+
 impl Rig {
     pub(crate) fn start(settings: Settings) -> Rig {
         let server = Server::start(settings).expect("a proxy");
-        let (app, address) = (Arc::clone(server.app()), server.address());
-        Rig { server: Some(server), app, address }
+        let (app, address, admin) = (Arc::clone(server.app()), server.address(), server.admin_address());
+        Rig { server: Some(server), app, address, admin }
     }
 
     /// With the settings of [`settings`].

@@ -256,11 +256,18 @@ impl Wire {
         std::mem::take(&mut self.buffer)
     }
 
+    /// The same connection twice: to read from while writing. It is closed when both are dropped.
+    pub(crate) fn twins(self) -> (Wire, Wire) {
+        let first = self.stream.into_std().expect("a socket");
+        let second = first.try_clone().expect("another descriptor");
+        let again = |stream| TcpStream::from_std(stream).expect("a socket");
+        (Wire { stream: again(first), buffer: self.buffer }, Wire { stream: again(second), buffer: Vec::new() })
+    }
+
     /// Closes with a TCP reset.
     pub(crate) fn reset(self) {
         self.stream.set_zero_linger().expect("an option of every socket");
     }
-
 }
 
 /// A GET for the proxy.
