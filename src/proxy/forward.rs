@@ -109,6 +109,12 @@ impl Passage {
         if head.method == Method::CONNECT {
             return Err(ProxyError::method(&head.method));
         }
+        if let Some(authority) = head.uri.authority()
+            && let Ok(host) = HeaderValue::from_str(authority.as_str())
+        {
+            // An absolute target counts, whatever `Host` says (RFC 9112, 3.2.2).
+            head.headers.insert(header::HOST, host);
+        }
         let seen = Survey::of(&head.headers);
         let upgrade = headers::strip_hop_by_hop(&mut head.headers, seen);
         let id = self.worker.with_rng(|rng| conn.introduction.introduce(&mut head.headers, seen, rng));

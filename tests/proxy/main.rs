@@ -8,6 +8,8 @@
 
 mod connections;
 mod departures;
+mod headers;
+mod messages;
 mod rig;
 mod streaming;
 mod tunnels;
