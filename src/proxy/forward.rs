@@ -261,7 +261,7 @@ impl Passage {
                 }
             };
             let patience = self.first_byte_patience(timeouts.first_byte);
-            let waited = wait_for_head(&mut upstream, request, patience, upload).await;
+            let waited = wait_for_head(&mut upstream, request, timeouts.first_byte, self.deadline, upload).await;
             match waited {
                 Some(Ok(response)) => return Ok((upstream, response)),
                 Some(Err(ExchangeError { unsent: Some(unsent), reused: true, .. })) => request = unsent,
@@ -325,15 +325,20 @@ impl Passage {
 async fn wait_for_head(
     upstream: &mut Upstream,
     request: Outgoing,
-    patience: Duration,
+    first_byte: Duration,
+    deadline: Option<Instant>,
     upload: Option<&UploadState>,
 ) -> Option<Result<http::Response<Incoming>, ExchangeError>> {
     let mut exchange = std::pin::pin!(upstream.exchange(request));
+    let mut pieces = 0;
     loop {
-        match tokio::time::timeout(patience, exchange.as_mut()).await {
+        let patience = Instant::now() + first_byte;
+        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
+        match tokio::time::timeout_at(until, exchange.as_mut()).await {
             Ok(exchanged) => return Some(exchanged),
-            // The time counts from when the node has the whole request.
-            Err(_) if upload.is_some_and(UploadState::is_running) => {}
+            Err(_) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => return None,
+            // The time counts from when the node has the whole request, as long as it goes on taking it.
+            Err(_) if upload.is_some_and(|upload| upload.goes_on(&mut pieces)) => {}
             Err(_) => return None,
         }
     }

@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,7 +18,13 @@ use tokio::time::Sleep;
 
 /// What became of a streaming upload, for the side that waits for the response.
 #[derive(Debug, Default)]
-pub(super) struct UploadState(AtomicU8);
+pub(super) struct UploadState {
+    stage: AtomicU8,
+    /// Whether the client's next piece is waited for, and not the node.
+    awaits_client: AtomicBool,
+    /// Pieces that went to the node.
+    pieces: AtomicU32,
+}
 
 /// The body has been handed over whole.
 const ENDED: u8 = 4;
@@ -37,21 +43,29 @@ pub(super) enum UploadFault {
 
 impl UploadState {
     pub(super) fn fail(&self, fault: UploadFault) {
-        self.0.store(fault as u8, Ordering::Relaxed);
+        self.stage.store(fault as u8, Ordering::Relaxed);
     }
 
     /// Whether the node does not have the whole body yet.
     pub(super) fn is_running(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
+        self.stage.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether the node does not have the whole body yet and that is not for its own slowness: since the call that left
+    /// `pieces` as it is it took some, or it waits for the client's next one, for which there is another timeout.
+    pub(super) fn goes_on(&self, pieces: &mut u32) -> bool {
+        let now = self.pieces.load(Ordering::Relaxed);
+        let moved = std::mem::replace(pieces, now) != now;
+        self.is_running() && (moved || self.awaits_client.load(Ordering::Relaxed))
     }
 
     fn end(&self) {
-        self.0.store(ENDED, Ordering::Relaxed);
+        self.stage.store(ENDED, Ordering::Relaxed);
     }
 
     /// What broke it, if anything did.
     pub(super) fn fault(&self) -> Option<UploadFault> {
-        match self.0.load(Ordering::Relaxed) {
+        match self.stage.load(Ordering::Relaxed) {
             0 | ENDED => None,
             2 => Some(UploadFault::TooLarge),
             3 => Some(UploadFault::TooSlow),
@@ -104,11 +118,14 @@ impl Streaming {
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Polled {
         let Poll::Ready(frame) = Pin::new(&mut self.rest).poll_frame(cx) else {
             let patience = self.patience;
+            self.state.awaits_client.store(true, Ordering::Relaxed);
             let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
             ready!(timer.as_mut().poll(cx));
             return self.fail(UploadFault::TooSlow);
         };
         self.timer = None;
+        self.state.awaits_client.store(false, Ordering::Relaxed);
+        self.state.pieces.fetch_add(1, Ordering::Relaxed);
         match frame {
             Some(Ok(frame)) => {
                 let length = frame.data_ref().map_or(0, |data| data.len() as u64);

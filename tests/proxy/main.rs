@@ -12,5 +12,6 @@ mod headers;
 mod messages;
 mod rig;
 mod streaming;
+mod timeouts;
 mod tunnels;
 mod wire;
