@@ -75,6 +75,8 @@ pub(super) struct Relay {
     scan: ResponseScan,
     patience: Patience,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Why the response broke off, while what came before that is let out.
+    broken: Option<RelayError>,
     /// Whether something came since the timer was set: it is moved only when it fires.
     moved: bool,
 }
@@ -82,7 +84,7 @@ pub(super) struct Relay {
 impl Relay {
     pub(super) fn new(incoming: Incoming, attempt: Attempt, scan: ResponseScan, patience: Patience) -> Relay {
         let attempt = Some(Box::new(attempt));
-        let mut relay = Relay { incoming, attempt, scan, patience, timer: None, moved: false };
+        let mut relay = Relay { incoming, attempt, scan, patience, timer: None, broken: None, moved: false };
         if relay.incoming.is_end_stream() {
             relay.complete();
         }
@@ -174,6 +176,9 @@ impl Body for Relay {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         let this = self.get_mut();
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let Some(attempt) = &mut this.attempt else { return Poll::Ready(None) };
         let polled = match &mut attempt.upstream {
             Some(upstream) => {
@@ -193,7 +198,11 @@ impl Body for Relay {
             }
             Poll::Ready(Some(Err(error))) => {
                 this.abandon(Outcome::Failed(Failure::BrokenBody));
-                Poll::Ready(Some(Err(RelayError::Broken(error))))
+                // An error makes hyper close the connection with what it has not written yet, the head included, and a
+                // client that hears nothing may believe that nothing was done. It writes while there is nothing to read.
+                this.broken = Some(RelayError::Broken(error));
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
             Poll::Ready(None) => {
                 this.complete();
@@ -210,7 +219,7 @@ impl Body for Relay {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.attempt.is_none()
+        self.attempt.is_none() && self.broken.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -8,6 +8,7 @@
 
 mod connections;
 mod departures;
+mod failures;
 mod headers;
 mod messages;
 mod rig;
