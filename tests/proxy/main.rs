@@ -6,12 +6,17 @@
 //! sleeps for a while and then looks: tests wait for what they expect, with [`wire::PATIENCE`] only so that a test that
 //! would hang fails instead.
 
+mod changes;
 mod connections;
 mod departures;
 mod failures;
 mod headers;
+mod health;
 mod messages;
+mod models;
+mod refusals;
 mod rig;
+mod stopping;
 mod streaming;
 mod timeouts;
 mod tunnels;

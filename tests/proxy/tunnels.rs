@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::rig::{Dead, Rig, Stage, emulator, spec_of, until};
+use crate::rig::{Dead, Rig, Stage, emulator, policy, spec_of, until};
 use crate::wire::{PATIENCE, Wire, get};
 
 const UPGRADE: &str = "GET /socket HTTP/1.1\r\nhost: h\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\nsec-websocket-key: k\r\n\r\n";
@@ -101,7 +101,7 @@ async fn a_client_that_leaves_before_the_answer_takes_the_nodes_connection_with_
 async fn a_dead_node_is_no_end_for_an_upgrade_either() {
     let (dead, node) = (Dead::node("dead"), Stage::open("a").await);
     let mut settings = crate::rig::settings([dead.spec(), node.spec()]);
-    settings.policy = bellwether::policy::PolicyId::named("round-robin").expect("it exists");
+    settings.policy = policy("round-robin");
     let rig = Rig::start(settings);
     // Two in a row: at least one of them meets the dead node first.
     for _ in 0..2 {
