@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 
 use crate::admission::RetryBudget;
-use crate::balancer::{Balancer, Observer};
+use crate::balancer::{Balancer, Observer, Stance};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::fleet::{Fleet, FleetError};
@@ -20,6 +20,7 @@ use crate::proxy::inspect::BytesPerToken;
 use crate::reload::Reload;
 use crate::request::Kinds;
 use crate::telemetry::{Scrape, Telemetry};
+use crate::trainer::Trainer;
 
 /// One running instance.
 #[derive(Debug)]
@@ -44,6 +45,8 @@ pub struct App {
     pub stopping: AtomicBool,
     /// Client connections open now.
     pub connections: AtomicUsize,
+    /// Who learns; it works once [`trainer::start`](crate::trainer::start) was called.
+    pub trainer: Trainer,
     /// Where new settings come from.
     pub reload: Reload,
     /// What the trainer tells and is asked to do.
@@ -60,9 +63,12 @@ impl App {
         let clock = Clock::monotonic();
         let telemetry = Arc::new(Telemetry::default());
         telemetry.expect_refusals(Refusal::ALL.iter().map(|refusal| refusal.reason));
-        let observers: Vec<Arc<dyn Observer>> = vec![Arc::clone(&telemetry) as Arc<dyn Observer>];
+        let trainer = Trainer::default();
+        let observers = vec![Arc::clone(&telemetry) as Arc<dyn Observer>, trainer.observer()];
         let balancer = Arc::new(Balancer::new(fleet, settings.policy, clock.clone(), observers));
         balancer.set_thresholds(settings.health.thresholds);
+        balancer.learned().set_knobs(settings.adaptive.knobs);
+        balancer.set_stance(Stance { fallback: settings.adaptive.fallback, shadow: settings.adaptive.shadow });
         let retries = RetryBudget::new(settings.retry.budget, settings.retry.floor_per_s);
         Ok(Arc::new(App {
             settings: ArcSwap::from_pointee(settings),
@@ -75,6 +81,7 @@ impl App {
             clock,
             stopping: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
+            trainer,
             reload: Reload::default(),
             learning: Learning::default(),
         }))
@@ -95,7 +102,7 @@ impl App {
         self.telemetry.render(&Scrape {
             now: self.clock.now(),
             fleet: &self.balancer.fleet(),
-            policy: self.balancer.policy(),
+            policy: self.balancer.routing(),
             connections: self.connections.load(Ordering::Relaxed),
             node_connections: &|node| self.open_connections.count(node),
         })

@@ -14,7 +14,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::config::{self, Admin, Log, Settings};
+use crate::balancer::Stance;
+use crate::config::{self, Adaptive, Admin, Log, Settings};
 use crate::fleet::{Fleet, FleetError};
 use crate::node::NodeSpec;
 use crate::telemetry::logging::{self, LogControl};
@@ -120,6 +121,11 @@ impl App {
             listen: former.listen,
             workers: former.workers,
             admin: Admin { listen: former.admin.listen, ..next.admin },
+            adaptive: Adaptive {
+                state_dir: former.adaptive.state_dir.clone(),
+                prior: former.adaptive.prior.clone(),
+                ..next.adaptive
+            },
             log: Log { format: former.log.format, ..next.log },
             ..next
         };
@@ -137,6 +143,16 @@ impl App {
             changes.policy = Some(next.policy.name().to_owned());
         }
         self.balancer.set_thresholds(next.health.thresholds);
+        if former.adaptive.knobs != next.adaptive.knobs {
+            self.balancer.learned().set_knobs(next.adaptive.knobs);
+        }
+        let stance = |settings: &Settings| {
+            let Adaptive { fallback, shadow, .. } = settings.adaptive;
+            Stance { fallback, shadow }
+        };
+        if stance(&former) != stance(&next) {
+            self.balancer.set_stance(stance(&next));
+        }
         self.retries.set(next.retry.budget, next.retry.floor_per_s);
         if let Some(log) = self.reload.log.get().filter(|_| former.log.level != next.log.level) {
             log.set_level(&next.log.level).map_err(|error| error.to_string())?;

@@ -119,6 +119,12 @@ impl Kinds {
         }
     }
 
+    /// Route and model, which is empty for none; `other` for what is not told apart.
+    pub fn parts(&self, kind: KindId) -> (String, String) {
+        let known = self.known.load();
+        known.names.get(usize::from(kind.0)).or(known.names.first()).cloned().unwrap_or_default()
+    }
+
     /// How many kinds exist, `other` included.
     pub fn len(&self) -> usize {
         self.known.load().names.len()
@@ -146,6 +152,7 @@ mod tests {
         assert_eq!(kinds.of("chat", Some("one more")), KindId::OTHER);
         assert_eq!(kinds.of("chat", Some("llama")), first);
         assert_eq!(kinds.name(first), "chat llama");
+        assert_eq!(kinds.parts(first), ("chat".to_owned(), "llama".to_owned()));
         assert_eq!(kinds.name(KindId::OTHER), "other");
     }
 }

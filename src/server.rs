@@ -20,6 +20,7 @@ use crate::app::App;
 use crate::config::Settings;
 use crate::probe;
 use crate::proxy::Proxy;
+use crate::trainer;
 
 /// Connections that the kernel keeps for us while we are busy.
 const BACKLOG: i32 = 4096;
@@ -80,6 +81,7 @@ impl Server {
             .name("control".to_owned())
             .spawn(move || runtime.block_on(control(shared, admin_listener, ending)))
             .map_err(StartError::Thread)?;
+        trainer::start(&app).map_err(StartError::Thread)?;
         let proxy = Proxy::start(&app, listener).map_err(StartError::Thread)?;
         Ok(Server { app, proxy, control, admin, end })
     }
@@ -111,6 +113,8 @@ impl Server {
             self.proxy.abort();
         }
         self.proxy.join();
+        // Before the admin API: until here an operator can watch.
+        self.app.trainer.stop();
         self.end.send_replace(true);
         let _ = self.control.join();
         finished

@@ -323,7 +323,7 @@ async fn the_settings_are_shown_without_secrets_and_read_again_on_demand() {
     let app = app_with(&["a"]);
     let router = admin::router(Arc::clone(&app));
     post(&router, "/api/v1/reload").await.problem(409);
-    assert_eq!(get(&router, "/api/v1/config").await.ok()["policy"], "least-connections");
+    assert_eq!(get(&router, "/api/v1/config").await.ok()["policy"], "adaptive");
 
     let file = Arc::new(Mutex::new(Err(vec!["x.toml:1:2: one".to_owned(), "x.toml:3:4: two".to_owned()])));
     let read = Arc::clone(&file);

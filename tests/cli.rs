@@ -71,7 +71,7 @@ fn check_tells_every_mistake_with_its_place_and_ends_with_2() {
 fn the_examples_are_fine() {
     let ran = run(&mut bellwether(&["check", &example("minimal.toml")]));
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
-    assert!(ran.out.ends_with("minimal.toml: fine (2 nodes, 0 routes, policy least-connections)\n"), "{}", ran.out);
+    assert!(ran.out.ends_with("minimal.toml: fine (2 nodes, 0 routes, policy adaptive)\n"), "{}", ran.out);
     let ran = run(&mut bellwether(&["check", &example("full.toml"), "--output", "json"]));
     assert_eq!(ran.code, Some(0));
     assert_eq!(serde_json::from_str::<Json>(&ran.out).unwrap()["valid"], true);
@@ -246,7 +246,7 @@ fn run_serves_with_a_banner_until_it_is_told_to_stop() {
         line.map(|line| line.trim().to_owned()).unwrap_or_default()
     };
     assert_eq!(value("nodes"), "1: one");
-    assert_eq!(value("policy"), "least-connections");
+    assert_eq!(value("policy"), "adaptive");
     assert_eq!(value("settings"), "--admin, --listen, --log-level, --node, then defaults");
     let address = value("clients").replace("http://", "");
     let answering = std::thread::spawn(move || answer(&node));

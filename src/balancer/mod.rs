@@ -6,6 +6,7 @@
 //! the sample store) hears of them here as an [`Observer`], not in the data path.
 
 mod refusal;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -19,11 +20,13 @@ use crate::fleet::{Before, Change, Fleet, FleetError, Node, State, Thresholds};
 use crate::learn::Learned;
 use crate::node::NodeId;
 use crate::outcome::Sample;
-use crate::policy::{Candidate, Context, Policy, PolicyId, draw};
+use crate::policy::adaptive::Adaptive;
+use crate::policy::{self, Candidate, Context, Policy, PolicyId, draw};
 use crate::request::RequestShape;
 
 use refusal::why_none;
 pub use refusal::{Reason, Rejection};
+pub use tally::{COMPARED_ONE_IN, Compared, Tally};
 pub use ticket::Ticket;
 
 /// How often a decision is made anew because another thread took the last place at the chosen node in between.
@@ -55,12 +58,15 @@ pub struct Scratch {
     candidates: Vec<Candidate>,
     weights: Vec<f64>,
     rng: fastrand::Rng,
+    /// Which decisions are compared; apart from `rng`, so that comparing changes no decision.
+    lots: fastrand::Rng,
 }
 
 impl Scratch {
     /// Buffers with a generator of that seed.
     pub fn with_seed(seed: u64) -> Scratch {
-        Scratch { candidates: Vec::new(), weights: Vec::new(), rng: fastrand::Rng::with_seed(seed) }
+        let (rng, lots) = (fastrand::Rng::with_seed(seed), fastrand::Rng::with_seed(!seed));
+        Scratch { candidates: Vec::new(), weights: Vec::new(), rng, lots }
     }
 }
 
@@ -93,9 +99,46 @@ pub enum Verdict {
     Refuse(Rejection),
 }
 
+/// How far the learned policy is trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stance {
+    /// Who routes while there is no model to trust; not itself a learned policy.
+    pub fallback: PolicyId,
+    /// Whether the learned policy only says what it would do, and the fallback routes.
+    pub shadow: bool,
+}
+
+impl Default for Stance {
+    fn default() -> Self {
+        Stance { fallback: PolicyId::named(policy::FALLBACK).unwrap_or(PolicyId(0)), shadow: false }
+    }
+}
+
 struct ActivePolicy {
+    /// As the operator chose.
     id: PolicyId,
+    /// Who decides: the fallback where `id` is in the shadow.
+    router: PolicyId,
     policy: Arc<dyn Policy>,
+}
+
+impl ActivePolicy {
+    fn new(id: PolicyId, stance: Stance, learned: &Arc<Learned>) -> ActivePolicy {
+        let Stance { fallback, shadow } = stance;
+        let fallback = if fallback.is_learned() { Stance::default().fallback } else { fallback };
+        if !id.is_learned() {
+            return ActivePolicy { id, router: id, policy: id.make_with(learned) };
+        }
+        if shadow {
+            return ActivePolicy { id, router: fallback, policy: fallback.make_with(learned) };
+        }
+        // Its own least-connections knows of failures, which is more than the plain one does.
+        let policy: Arc<dyn Policy> = match fallback.name() {
+            policy::FALLBACK => id.make_with(learned),
+            _ => Arc::new(Adaptive::new(Arc::clone(learned)).falling_back_to(fallback.make_with(learned))),
+        };
+        ActivePolicy { id, router: id, policy }
+    }
 }
 
 /// The coordinator. One per process; every method may be called from any thread.
@@ -106,8 +149,11 @@ pub struct Balancer {
     thresholds: ArcSwap<Thresholds>,
     observers: Vec<Arc<dyn Observer>>,
     clock: Clock,
+    /// The learned policy while it does not route.
+    shadow: Adaptive,
+    tally: Tally,
     /// Serializes changes of fleet and policy; decisions never take it.
-    changing: Mutex<()>,
+    changing: Mutex<Stance>,
 }
 
 impl std::fmt::Debug for Balancer {
@@ -120,7 +166,8 @@ impl Balancer {
     /// A balancer over `fleet` that starts with `policy`.
     pub fn new(fleet: Fleet, policy: PolicyId, clock: Clock, observers: Vec<Arc<dyn Observer>>) -> Balancer {
         let learned = Arc::default();
-        Balancer::assemble(fleet, policy, policy.make_with(&learned), learned, clock, observers)
+        let active = ActivePolicy::new(policy, Stance::default(), &learned);
+        Balancer::assemble(fleet, active, learned, clock, observers)
     }
 
     /// A balancer that starts with an instance of a policy made elsewhere: one that is not in the registry
@@ -132,25 +179,26 @@ impl Balancer {
         clock: Clock,
         observers: Vec<Arc<dyn Observer>>,
     ) -> Balancer {
-        Balancer::assemble(fleet, id, policy, Arc::default(), clock, observers)
+        Balancer::assemble(fleet, ActivePolicy { id, router: id, policy }, Arc::default(), clock, observers)
     }
 
     fn assemble(
         fleet: Fleet,
-        id: PolicyId,
-        policy: Arc<dyn Policy>,
+        active: ActivePolicy,
         learned: Arc<Learned>,
         clock: Clock,
         observers: Vec<Arc<dyn Observer>>,
     ) -> Balancer {
         Balancer {
             fleet: ArcSwap::from_pointee(fleet),
+            shadow: Adaptive::new(Arc::clone(&learned)),
             learned,
-            policy: ArcSwap::from_pointee(ActivePolicy { id, policy }),
+            policy: ArcSwap::from_pointee(active),
             thresholds: ArcSwap::from_pointee(Thresholds::default()),
             observers,
             clock,
-            changing: Mutex::new(()),
+            tally: Tally::default(),
+            changing: Mutex::default(),
         }
     }
 
@@ -169,19 +217,43 @@ impl Balancer {
         &self.learned
     }
 
-    /// The active policy.
+    /// Explorations, and what the learned policy would have done where another routed.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// The active policy, as the operator chose it.
     pub fn policy(&self) -> PolicyId {
         self.policy.load().id
+    }
+
+    /// Who decides: the active policy, or the fallback while that one is in the shadow.
+    pub fn routing(&self) -> PolicyId {
+        self.policy.load().router
+    }
+
+    /// How far the learned policy is trusted.
+    pub fn stance(&self) -> Stance {
+        *self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says how far the learned policy is trusted, for all decisions from now on.
+    pub fn set_stance(&self, stance: Stance) {
+        let mut present = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = self.policy();
+        if std::mem::replace(&mut *present, stance) != stance && id.is_learned() {
+            self.policy.store(Arc::new(ActivePolicy::new(id, stance, &self.learned)));
+        }
     }
 
     /// Switches the policy for all decisions from now on; returns the one before. Attempts in flight go on.
     ///
     /// Naming the active policy changes nothing, so that its state is kept.
     pub fn set_policy(&self, id: PolicyId) -> PolicyId {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let stance = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.policy();
         if before != id {
-            self.policy.store(Arc::new(ActivePolicy { id, policy: id.make_with(&self.learned) }));
+            self.policy.store(Arc::new(ActivePolicy::new(id, *stance, &self.learned)));
         }
         before
     }
@@ -214,6 +286,9 @@ impl Balancer {
 
     fn tell(&self, node: &Node, change: Option<Change>) {
         if let Some(change) = change {
+            if change == Change::Rose {
+                self.learned.returned(node);
+            }
             for observer in &self.observers {
                 observer.health_changed(node, change);
             }
@@ -232,7 +307,8 @@ impl Balancer {
     ) -> Verdict {
         let fleet = self.fleet.load();
         let active = self.policy.load();
-        let Scratch { candidates, weights, rng } = scratch;
+        let Scratch { candidates, weights, rng, lots } = scratch;
+        let compares = !active.router.is_learned() && lots.u32(..COMPARED_ONE_IN) == 0;
         for _ in 0..RACES_MAX {
             gather(&fleet, now, shape, tried, candidates);
             weights.clear();
@@ -243,14 +319,20 @@ impl Balancer {
             }
             active.policy.weigh(&context, weights);
             let Some((chosen, propensity)) = draw(weights, rng) else { break };
+            let compared = if compares { self.shadow.compare(&context, chosen) } else { None };
             let node = &fleet.nodes()[candidates[chosen].index as usize];
             let Some(before) = node.live.ledger.try_start(now, node.spec.limit(), shape.prompt_tokens) else {
                 continue;
             };
+            if let Some(compared) = compared {
+                self.tally.compared(&compared);
+            } else if propensity < 0.5 && active.router.is_learned() && is_not_best(weights, chosen) {
+                self.tally.explored();
+            }
             let decision = Decision {
                 node: Arc::clone(node),
                 propensity,
-                policy: active.id,
+                policy: active.router,
                 candidates: candidates.len() as u32,
                 before,
                 predicted_s: f64::NAN,
@@ -260,12 +342,17 @@ impl Balancer {
             let mut ticket = Ticket::new(Arc::clone(self), decision, now, shape);
             ticket.expect(active.policy.chosen(&context, chosen));
             for observer in &self.observers {
-                observer.started(ticket.node(), active.id);
+                observer.started(ticket.node(), active.router);
             }
             return Verdict::Go(ticket);
         }
         Verdict::Refuse(why_none(&fleet, now, shape, tried))
     }
+}
+
+/// Whether another candidate was likelier: then this one was explored.
+fn is_not_best(weights: &[f64], chosen: usize) -> bool {
+    weights.iter().any(|weight| *weight > weights[chosen])
 }
 
 /// Fills `candidates` with the nodes that may get the request.

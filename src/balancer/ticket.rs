@@ -145,6 +145,7 @@ impl Ticket {
         let thresholds = **self.balancer.thresholds.load();
         let change = node.live.health.observe(&outcome, now, thresholds);
         self.balancer.tell(node, change);
+        self.balancer.learned.ended(node, &self.sample);
         self.balancer.policy.load().policy.observe(node, &self.sample);
         for observer in &self.balancer.observers {
             observer.finished(node, &self.sample);

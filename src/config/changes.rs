@@ -11,8 +11,8 @@ use serde_json::Value as Json;
 use super::checked::Settings;
 use super::view::same_tokens;
 
-/// Keys that only a new process can apply: sockets, threads and the log exist from the start.
-const RESTART: [&str; 4] = ["listen", "admin.listen", "workers", "log.format"];
+/// Keys that only a new process can apply: sockets, threads, the log and what learning starts from.
+const RESTART: [&str; 6] = ["listen", "admin.listen", "workers", "log.format", "adaptive.state_dir", "adaptive.prior"];
 
 /// A setting that differs.
 #[derive(Clone, Debug, PartialEq)]

@@ -14,14 +14,18 @@ use std::path::{Path, PathBuf};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::checked::{
-    Admin, Forward, Health, Limits, Log, LogFormat, Priority, Retry, Role, Route, Settings, Timeouts, Token,
+    Adaptive, Admin, Forward, Health, Limits, Log, LogFormat, Priority, Retry, Role, Route, Settings, Timeouts, Token,
 };
 use super::error::{Complaint, ConfigError, quoted};
 use super::origins::Origins;
-use super::raw::{Raw, RawLimits, RawLogFormat, RawNode, RawPriority, RawRole, RawRoute, RawTimeouts, RawToken};
+use super::raw::{
+    Raw, RawAdaptive, RawLimits, RawLogFormat, RawNode, RawPriority, RawRole, RawRoute, RawTimeouts, RawToken,
+};
 use super::sources::Env;
 use crate::fleet::Thresholds;
+use crate::learn::Knobs;
 use crate::node::NodeSpec;
+use crate::priors;
 
 /// The shortest token: 16 characters of a random token are out of reach of guessing over a network.
 const TOKEN_CHARS_MIN: usize = 16;
@@ -51,6 +55,7 @@ impl Check<'_> {
                 metrics_public: raw.admin.metrics_public,
                 tokens: self.tokens(&raw.admin.tokens),
             },
+            adaptive: self.adaptive(&raw.adaptive),
             nodes: raw.nodes.iter().map(node).collect(),
             routes: raw.routes.iter().map(|raw| route(raw, &timeouts)).collect(),
             health: Health {
@@ -101,6 +106,22 @@ impl Check<'_> {
     fn complain(&mut self, path: &str, complaint: Complaint) {
         let place = self.origins.place(path);
         self.errors.push(complaint.at(place.at.clone(), &*place.label));
+    }
+
+    fn adaptive(&self, raw: &RawAdaptive) -> Adaptive {
+        // A path is relative to the file that names it; "builtin:NAME" is no path.
+        let near = |path: &str| self.dir.join(path);
+        let prior = raw.prior.0.as_ref().map(|prior| match priors::builtin(&prior.0) {
+            Some(_) => prior.0.clone(),
+            None => near(&prior.0).display().to_string(),
+        });
+        Adaptive {
+            knobs: Knobs { first_byte: raw.objective.0, social: raw.social, explore: raw.explore },
+            shadow: raw.shadow,
+            fallback: raw.fallback.0,
+            state_dir: raw.state_dir.0.as_ref().map(|dir| near(&dir.0)),
+            prior,
+        }
     }
 
     fn listeners(&mut self, settings: &Settings, no_tokens: bool) {

@@ -1,12 +1,14 @@
 //! Settings that are valid by construction: what the rest of the program reads.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use secrecy::SecretString;
 
 use crate::fleet::Thresholds;
+use crate::learn::Knobs;
 use crate::node::NodeSpec;
 use crate::policy::PolicyId;
 
@@ -21,6 +23,8 @@ pub struct Settings {
     pub workers: usize,
     /// The admin listener.
     pub admin: Admin,
+    /// What is learned, and the policy that routes by it.
+    pub adaptive: Adaptive,
     /// The fleet as configured.
     pub nodes: Vec<NodeSpec>,
     /// Routes in file order; the first that matches counts. Checked: none is hidden by an earlier one.
@@ -50,6 +54,21 @@ pub struct Admin {
     pub metrics_public: bool,
     /// Who may do what; empty only on loopback.
     pub tokens: Vec<Token>,
+}
+
+/// What is learned, and the policy `adaptive` that routes by it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adaptive {
+    /// Objective, social weight and exploration.
+    pub knobs: Knobs,
+    /// Whether `adaptive` only says what it would do, and the fallback routes.
+    pub shadow: bool,
+    /// Who routes while there is no model to trust; never `adaptive` itself.
+    pub fallback: PolicyId,
+    /// Where what was learned is kept over a restart.
+    pub state_dir: Option<PathBuf>,
+    /// What to start from where nothing was kept: a path, or `builtin:NAME`.
+    pub prior: Option<String>,
 }
 
 /// A bearer token of the admin API.

@@ -12,10 +12,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::value::{
-    Address, FilePath, HostName, LogFilter, MethodName, ModelName, Name, Network, NodeUrl, OrOff, PolicyName, Size,
-    Span, UrlPath, Variable, Workers,
+    Address, FilePath, HostName, LogFilter, MethodName, ModelName, Name, Network, NodeUrl, Objective, OrOff,
+    PolicyName, PriorName, Size, Span, UrlPath, Variable, Workers,
 };
 use crate::fleet::Thresholds;
+use crate::learn::Knobs;
 use crate::policy::{self, PolicyId};
 
 /// The configuration of Bellwether.
@@ -31,6 +32,8 @@ pub struct Raw {
     pub workers: Workers,
     /// The admin API.
     pub admin: RawAdmin,
+    /// What is learned of the nodes, and the policy `adaptive` that routes by it.
+    pub adaptive: RawAdaptive,
     /// Active health checks.
     pub health: RawHealth,
     /// Timeouts.
@@ -60,6 +63,7 @@ impl Default for Raw {
             policy: PolicyName(PolicyId::named(policy::DEFAULT).unwrap_or(PolicyId(0))),
             workers: Workers(None),
             admin: RawAdmin::default(),
+            adaptive: RawAdaptive::default(),
             health: RawHealth::default(),
             timeouts: RawTimeouts::default(),
             retry: RawRetry::default(),
@@ -118,6 +122,52 @@ pub enum RawRole {
     #[default]
     Read,
     Operate,
+}
+
+/// What is learned of the nodes, and the policy `adaptive` that routes by it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawAdaptive {
+    /// What is made short: "total" response times, the "first-byte", or a mixture: 0 is total, 1 is first-byte.
+    #[schemars(extend("minimum" = 0, "maximum" = 1))]
+    pub objective: Objective,
+    /// Weight of what a request costs the others on its node; 0 is greedy.
+    #[schemars(extend("minimum" = 0, "maximum" = 10))]
+    pub social: f64,
+    /// Share of decisions that try the less known of two nodes.
+    #[schemars(extend("minimum" = 0, "maximum" = 0.5))]
+    pub explore: f64,
+    /// Whether the policy `adaptive` only says what it would do, and the fallback routes.
+    pub shadow: bool,
+    /// Which policy routes while there is no model to trust; any but `adaptive`.
+    #[schemars(extend("enum" = fallbacks()))]
+    pub fallback: PolicyName,
+    /// A directory that keeps what was learned over a restart, relative to the configuration file, or "off". Change
+    /// needs a restart.
+    pub state_dir: OrOff<FilePath>,
+    /// What to start from where nothing was kept: a snapshot's file, "builtin:NAME", or "off". Change needs a restart.
+    pub prior: OrOff<PriorName>,
+}
+
+/// Policies that do without a model.
+pub(super) fn fallbacks() -> Vec<&'static str> {
+    policy::names().into_iter().filter(|name| *name != policy::ADAPTIVE).collect()
+}
+
+impl Default for RawAdaptive {
+    fn default() -> Self {
+        // The numbers live with the policy that they turn, which runs without any configuration too.
+        let Knobs { first_byte, social, explore } = Knobs::default();
+        RawAdaptive {
+            objective: Objective(first_byte),
+            social,
+            explore,
+            shadow: false,
+            fallback: PolicyName(PolicyId::named(policy::FALLBACK).unwrap_or(PolicyId(0))),
+            state_dir: OrOff(None),
+            prior: OrOff(None),
+        }
+    }
 }
 
 /// A model server.

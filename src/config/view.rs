@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 use secrecy::ExposeSecret;
 use serde_json::{Value as Json, json};
 
-use super::checked::{LogFormat, Priority, Role, Route, Settings, Timeouts, Token};
+use super::checked::{Adaptive, LogFormat, Priority, Role, Route, Settings, Timeouts, Token};
 use super::raw::{
-    Raw, RawAdmin, RawForward, RawHealth, RawLimits, RawLog, RawLogFormat, RawNode, RawPriority, RawRetry, RawRole,
-    RawRoute, RawRouteTimeouts, RawTimeouts, RawToken,
+    Raw, RawAdaptive, RawAdmin, RawForward, RawHealth, RawLimits, RawLog, RawLogFormat, RawNode, RawPriority, RawRetry,
+    RawRole, RawRoute, RawRouteTimeouts, RawTimeouts, RawToken,
 };
 use super::value::{
-    Address, HostName, LogFilter, MethodName, ModelName, Name, Network, NodeUrl, OrOff, PolicyName, Size, Span,
-    UrlPath, Workers,
+    Address, FilePath, HostName, LogFilter, MethodName, ModelName, Name, Network, NodeUrl, Objective, OrOff,
+    PolicyName, PriorName, Size, Span, UrlPath, Workers,
 };
 use super::{Loaded, Origin};
 use crate::node::NodeSpec;
@@ -24,8 +24,21 @@ impl Settings {
     /// The settings as plain data. Of tokens only the roles are left.
     pub fn to_raw(&self) -> Raw {
         // Taken apart completely, so that a new setting cannot be forgotten here.
-        let Settings { listen, policy, workers, admin, nodes, routes, health, timeouts, retry, limits, forward, log } =
-            self;
+        let Settings {
+            listen,
+            policy,
+            workers,
+            admin,
+            adaptive,
+            nodes,
+            routes,
+            health,
+            timeouts,
+            retry,
+            limits,
+            forward,
+            log,
+        } = self;
         Raw {
             listen: Address(*listen),
             policy: PolicyName(*policy),
@@ -36,6 +49,7 @@ impl Settings {
                 metrics_public: admin.metrics_public,
                 tokens: admin.tokens.iter().map(raw_token).collect(),
             },
+            adaptive: raw_adaptive(adaptive),
             health: RawHealth {
                 interval: Span(health.interval),
                 timeout: Span(health.timeout),
@@ -82,6 +96,19 @@ impl Settings {
 
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn raw_adaptive(adaptive: &Adaptive) -> RawAdaptive {
+    let Adaptive { knobs, shadow, fallback, state_dir, prior } = adaptive;
+    RawAdaptive {
+        objective: Objective(knobs.first_byte),
+        social: knobs.social,
+        explore: knobs.explore,
+        shadow: *shadow,
+        fallback: PolicyName(*fallback),
+        state_dir: OrOff(state_dir.as_ref().map(|dir| FilePath(dir.display().to_string()))),
+        prior: OrOff(prior.clone().map(PriorName)),
+    }
 }
 
 fn raw_token(token: &Token) -> RawToken {

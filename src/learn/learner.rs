@@ -25,9 +25,6 @@ use crate::learn::stats::{Stats, TAU_S};
 use crate::node::{NODES_MAX, NodeId};
 use crate::outcome::Sample;
 
-/// How often to refit, in seconds.
-pub const REFIT_S: f64 = 0.5;
-
 /// Observations held back between two fits at most; further ones are dropped and counted.
 pub const PENDING_MAX: usize = 65_536;
 
@@ -50,6 +47,17 @@ pub(super) struct Pending {
     pub(super) observed: f64,
 }
 
+/// What model and baseline said of a completed attempt, and what it took; seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scored {
+    /// The model as it stood before the attempt's end was known, with the true output length put in.
+    pub model_s: f64,
+    /// The simple baseline; see [`guard`](crate::learn::guard).
+    pub baseline_s: f64,
+    /// Observed.
+    pub observed_s: f64,
+}
+
 /// The learner. One driver owns it.
 #[derive(Debug)]
 pub struct Learner {
@@ -68,12 +76,15 @@ pub struct Learner {
     relearned: Option<Time>,
     version: u32,
     counts: Counts,
+    scored: Option<Scored>,
 }
 
 impl Learner {
     /// A learner that knows nothing and publishes to `learned`.
     pub fn new(learned: Arc<Learned>) -> Learner {
         Learner {
+            // A learner that takes the place of another goes on counting: a version names one predictor.
+            version: learned.predictor().map_or(0, |predictor| predictor.version),
             learned,
             nodes: Vec::new(),
             expectations: Expectations::default(),
@@ -84,9 +95,19 @@ impl Learner {
             checks: [Check::default(); TARGETS],
             refitted: None,
             relearned: None,
-            version: 0,
             counts: Counts::default(),
+            scored: None,
         }
+    }
+
+    /// Goes on from the counters of a learner whose place it takes.
+    pub fn carry_on(&mut self, counts: Counts) {
+        self.counts = counts;
+    }
+
+    /// What was said of the attempt observed last; `None` if nothing could be, or it was taken before.
+    pub fn take_scored(&mut self) -> Option<Scored> {
+        self.scored.take()
     }
 
     /// Counters.
@@ -119,6 +140,7 @@ impl Learner {
     /// # Errors
     /// Why it is not a label; it is counted.
     pub fn observe(&mut self, now: Time, sample: &Sample) -> Result<(), Unfit> {
+        self.scored = None;
         let taken = sample::admit(sample).and_then(|()| self.take(now, sample));
         match taken {
             Ok(()) => self.counts.labels += 1,
@@ -188,6 +210,7 @@ impl Learner {
         let factors = self.learned.node_at(sample.slot, sample.node).factors();
         let predicted = predictor.node(sample.slot, sample.node).predict(&factors, &load, &ask);
         self.guard.score(now, predicted.total_s, baseline, observed);
+        self.scored = Some(Scored { model_s: predicted.total_s, baseline_s: baseline, observed_s: observed });
     }
 
     /// Holds an observation back for the next fit, and corrects the node's drift by it.
@@ -256,7 +279,7 @@ impl Learner {
         *self = Learner { version: self.version, counts: self.counts, ..Learner::new(learned) };
     }
 
-    /// Refits, checks and publishes; call it every [`REFIT_S`].
+    /// Refits, checks and publishes; call it every [`REFIT_EVERY`](crate::learn::REFIT_EVERY).
     pub fn refit(&mut self, now: Time) -> FitReport {
         let elapsed_s = self.refitted.map_or(0.0, |at| now.seconds_since(at));
         self.refitted = Some(now);

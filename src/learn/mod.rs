@@ -7,7 +7,7 @@
 //! attempt's own life ([`features`]), and what moves faster than a fit has correctors of its own ([`drift`],
 //! [`penalty`], [`silence`]). A [`guard`] compares the whole with a simple baseline and stands it down if it loses.
 //!
-//! The pieces meet in [`Learner`], which a driver feeds, and in [`Learned`], which the request path reads.
+//! The pieces meet in [`Learner`], which a [`Teacher`] feeds, and in [`Learned`], which the request path reads.
 
 pub mod capacity;
 mod check;
@@ -21,6 +21,7 @@ pub mod guard;
 pub mod learned;
 mod learner;
 mod nonneg;
+pub mod pace;
 pub mod penalty;
 pub mod predictor;
 mod report;
@@ -31,13 +32,14 @@ pub mod snapshot;
 mod speed;
 mod stats;
 pub mod store;
+mod teacher;
 #[cfg(test)]
 mod tests;
 
 pub use features::Target;
 pub use guard::Fallback;
 pub use learned::{Knobs, Learned, NodeLearned};
-pub use learner::{Learner, PENDING_MAX, REFIT_S};
+pub use learner::{Learner, PENDING_MAX, Scored};
 pub use nonneg::SolveError;
 pub use predictor::{Ask, How, NodeLoad, NodeModel, Prediction, Predictor};
 pub use report::{Counts, FitReport, FitResult};
@@ -45,3 +47,7 @@ pub use sample::Unfit;
 pub use snapshot::{Snapshot, SnapshotError};
 pub use speed::EVIDENCE_MIN;
 pub use stats::Stats;
+pub use teacher::{LOOK_EVERY, REFIT_EVERY, Teacher};
+
+#[cfg(test)]
+pub(crate) use sample::tests::plain as test_sample;

@@ -151,6 +151,12 @@ impl Snapshot {
         Ok(document.state)
     }
 
+    /// Without what only its own fleet can use: what another one may start from.
+    #[must_use]
+    pub fn general(&self) -> Snapshot {
+        Snapshot { nodes: Vec::new(), fleet: self.fleet, kinds: Vec::new(), overall: self.overall }
+    }
+
     fn sound(&self) -> Result<(), SnapshotError> {
         let positive = |x: f64| x.is_finite() && x >= 0.0;
         let stats_sound = |stats: &Stats| stats.is_finite() && (0..stats.g.len()).all(|j| stats.g2[j][j] >= 0.0);

@@ -73,6 +73,26 @@ pub struct Assessment {
     pub level: u8,
 }
 
+/// What a placement is expected to cost, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// The request's own response time.
+    pub response_s: f64,
+    /// What it adds to the response times of those in flight there, together.
+    pub added_s: f64,
+}
+
+/// Another policy's choice against the one of [`Adaptive`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Comparison {
+    /// Whether they would have chosen alike.
+    pub agrees: bool,
+    /// Of the node that was chosen.
+    pub chosen: Cost,
+    /// Of the node that it would have chosen.
+    pub own: Cost,
+}
+
 impl Adaptive {
     /// A policy that reads `learned` and falls back to least-connections.
     pub fn new(learned: Arc<Learned>) -> Adaptive {
@@ -98,6 +118,34 @@ impl Adaptive {
             assess(&self.learned, &predictor, &ask, &knobs, ctx.now, ctx.node(c), c.in_flight)
         };
         ctx.candidates.iter().map(assess).collect()
+    }
+
+    /// What it would have done where another policy chose the candidate `chosen`; `None` while it would not route by
+    /// the model, or would leave out every node. Allocates nothing.
+    pub fn compare(&self, ctx: &Context<'_>, chosen: usize) -> Option<Comparison> {
+        let loaded = self.learned.load();
+        let predictor = loaded.as_deref()?;
+        if self.learned.fallback_of(Some(predictor), ctx.now).is_some() {
+            return None;
+        }
+        let (ask, knobs) = (ask(predictor, ctx), self.learned.knobs());
+        let mut best: Option<Assessment> = None;
+        let mut theirs = None;
+        for (at, candidate) in ctx.candidates.iter().enumerate() {
+            let seen =
+                assess(&self.learned, predictor, &ask, &knobs, ctx.now, ctx.node(candidate), candidate.in_flight);
+            if at == chosen {
+                theirs = Some(seen);
+            }
+            if seen.held.is_none() && best.is_none_or(|best| seen.score < best.score) {
+                best = Some(seen);
+            }
+        }
+        let (best, theirs) = (best?, theirs?);
+        let cost =
+            |seen: &Assessment| Cost { response_s: seen.prediction.total_s, added_s: seen.prediction.marginal_s };
+        // A tie is agreement: the draw between equals could have gone that way.
+        Some(Comparison { agrees: theirs.score <= best.score, chosen: cost(&theirs), own: cost(&best) })
     }
 
     fn weigh_by_fallback(&self, ctx: &Context<'_>, out: &mut [f64]) {
@@ -230,7 +278,10 @@ impl Policy for Adaptive {
     }
 
     fn observe(&self, node: &Node, sample: &Sample) {
-        self.learned.ended(node, sample);
+        // What is learned has heard of it from the balancer; a fallback that keeps state of its own has not.
+        if let Some(fallback) = &self.fallback {
+            fallback.observe(node, sample);
+        }
     }
 }
 
@@ -258,7 +309,7 @@ mod tests {
                     let ended = now.after(Duration::from_secs_f64(took_s));
                     let sample = sample_of(node, now, ended, Outcome::Completed { status: 200 });
                     let sample = Sample { in_flight: n - 1, mean_in_flight: f64::from(n), ..sample };
-                    policy.observe(node, &sample);
+                    policy.learned.ended(node, &sample);
                     learner.observe(now, &sample).expect("a label");
                 }
             }
@@ -306,7 +357,7 @@ mod tests {
         let (policy, mut learner) = taught(&scene, &[0.1, 0.4]);
         for _ in 0..3 {
             let node = &scene.fleet.nodes()[0];
-            policy.observe(node, &sample_of(node, scene.now, scene.now, Outcome::Failed(Failure::Status(500))));
+            policy.learned.ended(node, &sample_of(node, scene.now, scene.now, Outcome::Failed(Failure::Status(500))));
         }
         assert!(scene.weigh(&policy)[0] < 0.01);
         scene.now = Time::from_secs_f64(60.0);
@@ -320,13 +371,28 @@ mod tests {
         let cold = Adaptive::new(Arc::default());
         assert_eq!(scene.weigh(&cold), [0.0, 0.5, 0.5]);
         let node = &scene.fleet.nodes()[1];
-        cold.observe(node, &sample_of(node, scene.now, scene.now, Outcome::Failed(Failure::Connect)));
+        cold.learned.ended(node, &sample_of(node, scene.now, scene.now, Outcome::Failed(Failure::Connect)));
         assert_eq!(scene.weigh(&cold), [0.0, 0.0, 1.0]);
         let (policy, _) = taught(&scene, &[0.01, 0.4, 0.4]);
         assert!(scene.weigh(&policy)[0] > 0.9);
         scene.now = Time::from_secs_f64(120.0);
         assert_eq!(policy.fallback(scene.now), Some(Fallback::Stale));
         assert_eq!(scene.weigh(&policy), [0.0, 0.5, 0.5]);
+    }
+
+    #[test]
+    fn another_choice_is_compared_with_its_own() {
+        let scene = scene(3);
+        let (policy, _) = taught(&scene, &[0.1, 0.4, 0.4]);
+        let (context, seen) = (scene.context(), policy.assess_all(&scene.context()));
+        let same = policy.compare(&context, 0).expect("a model");
+        assert!(same.agrees && same.chosen == same.own);
+        let other = policy.compare(&context, 1).expect("a model");
+        assert!(!other.agrees);
+        assert_eq!(other.chosen.response_s, seen[1].prediction.total_s);
+        assert_eq!(other.own.response_s, seen[0].prediction.total_s);
+        assert!(other.chosen.response_s > 2.0 * other.own.response_s);
+        assert_eq!(Adaptive::new(Arc::default()).compare(&context, 0), None);
     }
 
     #[test]
@@ -343,7 +409,7 @@ mod tests {
         let earlier = Scene { now: Time::from_secs_f64(16.0), ..scene };
         assert_eq!(policy.assess_all(&earlier.context())[0].held, Some(Held::Silent));
         let node = &earlier.fleet.nodes()[0];
-        policy.observe(node, &sample_of(node, start, earlier.now, Outcome::Completed { status: 200 }));
+        policy.learned.ended(node, &sample_of(node, start, earlier.now, Outcome::Completed { status: 200 }));
         node.live.ledger.sign_of_life(earlier.now);
         assert_eq!(policy.assess_all(&earlier.context())[0].held, None);
     }

@@ -170,7 +170,13 @@ pub const REGISTRY: &[Entry] = &[
 ];
 
 /// The policy of a proxy whose operator names none.
-pub const DEFAULT: &str = "least-connections";
+pub const DEFAULT: &str = ADAPTIVE;
+
+/// The policy that routes by what is learned.
+pub const ADAPTIVE: &str = "adaptive";
+
+/// Who routes in its place while there is nothing to trust, unless the operator names another.
+pub const FALLBACK: &str = "least-connections";
 
 impl PolicyId {
     /// The id of every policy outside [`REGISTRY`]: the simulator's yardsticks.
@@ -189,6 +195,11 @@ impl PolicyId {
     /// Its name.
     pub fn name(self) -> &'static str {
         if self == PolicyId::UNLISTED { "unlisted" } else { self.entry().name }
+    }
+
+    /// Whether it routes by what is learned.
+    pub fn is_learned(self) -> bool {
+        self.name() == ADAPTIVE
     }
 
     /// A new instance that shares what it learns with nobody.
@@ -216,6 +227,6 @@ mod tests {
         for (at, entry) in REGISTRY.iter().enumerate() {
             assert_eq!(PolicyId::named(entry.name), Some(PolicyId(at as u8)));
         }
-        assert!(PolicyId::named(DEFAULT).is_some());
+        assert!([DEFAULT, ADAPTIVE, FALLBACK].iter().all(|name| PolicyId::named(name).is_some()));
     }
 }

@@ -17,7 +17,14 @@ pub(super) const LONG: &[f64] =
 pub(super) const SHORT: &[f64] =
     &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
 
-/// Durations counted by upper bounds in seconds.
+/// Something observed over what was predicted: even steps of a factor, with a finer grid around 1.
+pub(super) const RATIOS: &[f64] =
+    &[0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0];
+
+/// The largest number that is recorded; ten million seconds or a ratio of that.
+const NUMBER_MAX: f64 = 1e7;
+
+/// Durations counted by upper bounds in seconds; or other positive numbers, see [`Histogram::record_number`].
 pub(super) struct Histogram {
     name: &'static str,
     bounds_s: &'static [f64],
@@ -45,6 +52,11 @@ impl Histogram {
         let bucket = self.bounds_ns.partition_point(|bound| *bound < value_ns);
         self.counts[bucket].fetch_add(1, Ordering::Relaxed);
         self.sum_ns.fetch_add(value_ns, Ordering::Relaxed);
+    }
+
+    /// Records a number that is no duration, to nine decimals; negative or not a number counts as 0.
+    pub(super) fn record_number(&self, value: f64) {
+        self.record(Duration::from_secs_f64(if value > 0.0 { value.min(NUMBER_MAX) } else { 0.0 }));
     }
 
     /// Appends the samples in the text format, with `node` as their label if given.
@@ -77,7 +89,7 @@ mod tests {
 
     #[test]
     fn bounds_rise_and_include_their_own_value() {
-        assert!(LONG.is_sorted() && SHORT.is_sorted());
+        assert!(LONG.is_sorted() && SHORT.is_sorted() && RATIOS.is_sorted());
         let histogram = Histogram::new("x_seconds", &[0.001, 1.0]);
         let mut text = String::new();
         for micros in [0, 1_000, 1_001, 1_000_000, 1_000_001] {

@@ -68,6 +68,8 @@ pub struct Telemetry {
     rejected: Words,
     refused: Words,
     disconnect_seconds: Histogram,
+    fit_seconds: Histogram,
+    prediction_error: Histogram,
     connections: Gauge,
     policies: Vec<Gauge>,
     policy_switches: Counter,
@@ -92,6 +94,8 @@ impl Default for Telemetry {
             rejected: Words::new(&own, series::REJECTED, "reason", &Reason::ALL.map(Reason::word)),
             refused: Words::new(&own, series::REFUSED, "reason", &[]),
             disconnect_seconds: Histogram::new(series::DISCONNECT_SECONDS, histogram::SHORT),
+            fit_seconds: Histogram::new(series::FIT_SECONDS, histogram::SHORT),
+            prediction_error: Histogram::new(series::PREDICTION_ERROR, histogram::RATIOS),
             connections: own.gauge(series::CONNECTIONS),
             policies: REGISTRY
                 .iter()
@@ -153,6 +157,16 @@ impl Telemetry {
         self.disconnect_seconds.record(after);
     }
 
+    /// A fit took so long.
+    pub fn fitted(&self, took: Duration) {
+        self.fit_seconds.record(took);
+    }
+
+    /// An attempt took `ratio` times what had been predicted.
+    pub fn predicted(&self, ratio: f64) {
+        self.prediction_error.record_number(ratio);
+    }
+
     /// The policy was switched while running.
     pub fn policy_switched(&self) {
         self.policy_switches.increment(1);
@@ -181,7 +195,9 @@ impl Telemetry {
         gauge(series::RESIDENT_BYTES, process.resident_bytes);
         gauge(series::OPEN_FDS, process.open_fds);
         let mut own = self.registry.render();
-        self.disconnect_seconds.render(None, &mut own);
+        for histogram in [&self.disconnect_seconds, &self.fit_seconds, &self.prediction_error] {
+            histogram.render(None, &mut own);
+        }
         let mut parts = vec![own];
         if let Some(cpu_s) = process.cpu_s {
             // The exporter's counters are whole numbers; this one is not.

@@ -35,6 +35,8 @@ pub(super) const HEALTH_CHANGES: &str = "bellwether_health_changes_total";
 pub(super) const OUTPUT_TOKENS: &str = "bellwether_output_tokens_total";
 pub(super) const PROMPT_TOKENS: &str = "bellwether_prompt_tokens_total";
 pub(super) const LOG_LINES_DROPPED: &str = "bellwether_log_lines_dropped_total";
+pub(super) const FIT_SECONDS: &str = "bellwether_fit_seconds";
+pub(super) const PREDICTION_ERROR: &str = "bellwether_prediction_error_ratio";
 pub(super) const RESIDENT_BYTES: &str = "process_resident_memory_bytes";
 pub(super) const OPEN_FDS: &str = "process_open_fds";
 pub(super) const CPU_SECONDS: &str = "process_cpu_seconds_total";
@@ -67,6 +69,11 @@ pub(super) const HELP: &[(&str, &str)] = &[
     (OUTPUT_TOKENS, "Output tokens that the node's responses told of."),
     (PROMPT_TOKENS, "Prompt tokens that the node's responses told of."),
     (LOG_LINES_DROPPED, "Log lines dropped because whoever reads the log was too slow."),
+    (FIT_SECONDS, "Time that a refit of the model took."),
+    (
+        PREDICTION_ERROR,
+        "Observed over predicted response time of completed attempts, with the true output length put in; 1 is exact.",
+    ),
     (RESIDENT_BYTES, "Resident memory of the process."),
     (OPEN_FDS, "Open file descriptors of the process."),
     (CPU_SECONDS, "User and system processor time of the process."),

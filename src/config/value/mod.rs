@@ -4,6 +4,7 @@
 //! have taken instead. The JSON Schema carries the kind as its `format`; that is how the walk over a document
 //! finds the parser (`judge`) without knowing the settings. None of the names is a format that JSON Schema defines.
 
+mod objective;
 mod quantity;
 mod text;
 
@@ -64,6 +65,8 @@ pub(super) fn judge(format: &str, text: &str) -> Option<Result<(), Complaint>> {
         Variable::FORMAT => tried::<Variable>(text),
         FilePath::FORMAT => tried::<FilePath>(text),
         LogFilter::FORMAT => tried::<LogFilter>(text),
+        Objective::FORMAT => tried::<Objective>(text),
+        PriorName::FORMAT => tried::<PriorName>(text),
         _ => return None,
     })
 }
@@ -149,7 +152,15 @@ scalars! {
     FilePath(String);
     /// Which log lines are written.
     LogFilter(String);
+    /// A snapshot to start from: a path, or `builtin:NAME`.
+    PriorName(String);
 }
+
+/// What is made short, as the weight of the first byte: 0 is the total, 1 the first byte alone.
+///
+/// Not among the scalars above: the only one that is a word or a number with a fraction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Objective(pub f64);
 
 /// Takes a string, or where allowed an integer, as text.
 struct Written {
@@ -248,6 +259,8 @@ mod tests {
             (Variable::FORMAT, "TOKEN_1"),
             (FilePath::FORMAT, "/run/secrets/token"),
             (LogFilter::FORMAT, "info"),
+            (Objective::FORMAT, "first-byte"),
+            (PriorName::FORMAT, "models/mine.json"),
             ("size-or-off", "off"),
         ] {
             assert_eq!(judge(format, sample), Some(Ok(())), "{format}");

@@ -7,10 +7,11 @@ use ipnet::IpNet;
 use super::super::error::{Complaint, closest, quoted};
 use super::super::node_url;
 use super::{
-    Address, FilePath, HostName, LogFilter, MethodName, ModelName, Name, Network, NodeUrl, PolicyName, Scalar, UrlPath,
-    Variable,
+    Address, FilePath, HostName, LogFilter, MethodName, ModelName, Name, Network, NodeUrl, PolicyName, PriorName,
+    Scalar, UrlPath, Variable,
 };
 use crate::policy::{self, PolicyId};
+use crate::priors;
 
 /// The longest name of a node, route or model.
 const NAME_CHARS_MAX: usize = 256;
@@ -51,6 +52,28 @@ impl Scalar for PolicyName {
 
     fn show(&self) -> String {
         self.0.name().to_owned()
+    }
+}
+
+impl Scalar for PriorName {
+    const FORMAT: &'static str = "prior";
+    const ALLOWED: &'static str = "the path of a snapshot, or one that ships with the program";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        if text.is_empty() || text.contains('\0') {
+            return Err(Complaint::new(format!("{} is not a snapshot", quoted(text))));
+        }
+        if text.starts_with(priors::PREFIX) && priors::builtin(text).is_none() {
+            let shipped = priors::names();
+            let complaint = Complaint::new(format!("{} does not ship with this program", quoted(text)));
+            let meant = closest(text, shipped.iter().map(String::as_str)).map(quoted);
+            return Err(complaint.allowed(format!("a path, or {}", shipped.join(", "))).suggest(meant));
+        }
+        Ok(PriorName(text.to_owned()))
+    }
+
+    fn show(&self) -> String {
+        self.0.clone()
     }
 }
 

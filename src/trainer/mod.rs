@@ -1,0 +1,205 @@
+//! The trainer: a thread of its own that learns from what the request path leaves behind.
+//!
+//! A request pays one push of a fixed-size sample into a bounded queue ([`queue`]); everything else happens here, neither
+//! on the threads that carry requests nor on the one that answers operators: a fit takes milliseconds and a disk may
+//! take minutes. The thread is watched ([`supervisor`]): if it panics or stalls, that is logged and counted, and another
+//! one goes on from the state remembered last. Nobody has to tell the request path: a model that nobody refits
+//! grows stale within seconds, and the fallback routes. What is learned is the business of [`learn`](crate::learn).
+
+mod queue;
+pub mod state;
+mod status;
+mod supervisor;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+
+use crate::balancer::Observer;
+use crate::learn::Snapshot;
+
+pub use queue::QUEUE_MAX;
+pub use state::StateError;
+pub use status::Status;
+pub use supervisor::start;
+
+use queue::Samples;
+
+/// How long somebody who gave an order waits for the trainer.
+const OBEYED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Orders that may wait; more are refused.
+const ORDERS_MAX: usize = 16;
+
+/// What the trainer is told to do.
+#[derive(Debug)]
+enum Order {
+    /// Forget everything.
+    Reset(SyncSender<()>),
+    /// Keep the state now.
+    Save(SyncSender<Result<Saved, StateError>>),
+    /// Die.
+    #[cfg(test)]
+    Panic,
+    /// Do nothing until told.
+    #[cfg(test)]
+    Hang(std::sync::mpsc::Receiver<()>),
+}
+
+/// A state that was kept.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    /// On disk, where; `None` without `adaptive.state_dir`.
+    pub path: Option<PathBuf>,
+    /// The state itself.
+    pub snapshot: Arc<Snapshot>,
+}
+
+/// Why an order was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// There is no trainer at work, or it did not answer in time.
+    #[error("the trainer does not answer")]
+    NoTrainer,
+    /// The state could not be kept.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// What wakes the threads of the trainer, and tells them to stop.
+#[derive(Debug, Default)]
+struct Bell {
+    stopping: bool,
+    orders: VecDeque<Order>,
+}
+
+/// The trainer as the rest of the program sees it. One per instance; it works once [`start`] was called.
+#[derive(Debug, Default)]
+pub struct Trainer {
+    samples: Arc<Samples>,
+    status: ArcSwap<Status>,
+    remembered: ArcSwapOption<Snapshot>,
+    bell: Mutex<Bell>,
+    rung: Condvar,
+    /// Which life of the worker counts; others end when they notice.
+    life: AtomicU32,
+    /// When the worker began its last turn, in microseconds of the instance's clock.
+    heartbeat: AtomicU64,
+    up: AtomicBool,
+    restarts: AtomicU64,
+    /// Saves to disk: that succeeded, that failed.
+    saves: [AtomicU64; 2],
+    supervisor: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl Trainer {
+    /// Who takes the samples on the request path.
+    pub fn observer(&self) -> Arc<dyn Observer> {
+        Arc::clone(&self.samples) as Arc<dyn Observer>
+    }
+
+    /// As of the last fit.
+    pub fn status(&self) -> Arc<Status> {
+        self.status.load_full()
+    }
+
+    /// Whether a worker learns.
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// How often a worker had to be replaced.
+    pub fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
+    }
+
+    /// Samples that found the queue full.
+    pub fn samples_dropped(&self) -> u64 {
+        self.samples.dropped()
+    }
+
+    /// Saves to disk since the start: how many succeeded, and how many failed.
+    pub fn saves(&self) -> (u64, u64) {
+        (self.saves[0].load(Ordering::Relaxed), self.saves[1].load(Ordering::Relaxed))
+    }
+
+    /// Forgets everything learned; the fallback routes until enough was learned anew. Blocks until it is done.
+    ///
+    /// # Errors
+    /// The trainer does not answer.
+    pub fn reset(&self) -> Result<(), OrderError> {
+        self.order(Order::Reset)
+    }
+
+    /// Keeps the state now: in memory, and on disk where `adaptive.state_dir` says so. Blocks until it is done.
+    ///
+    /// # Errors
+    /// The trainer does not answer, or the state cannot be written.
+    pub fn save(&self) -> Result<Saved, OrderError> {
+        Ok(self.order(Order::Save)??)
+    }
+
+    fn order<T>(&self, order: impl FnOnce(SyncSender<T>) -> Order) -> Result<T, OrderError> {
+        let (done, obeyed) = sync_channel(1);
+        {
+            let mut bell = self.bell();
+            if bell.stopping || bell.orders.len() >= ORDERS_MAX || !self.is_up() {
+                return Err(OrderError::NoTrainer);
+            }
+            bell.orders.push_back(order(done));
+        }
+        self.rung.notify_all();
+        obeyed.recv_timeout(OBEYED_WITHIN).map_err(|_| OrderError::NoTrainer)
+    }
+
+    /// Stops learning and saves the state. Blocks for as long as that takes, at most some seconds.
+    pub fn stop(&self) {
+        self.bell().stopping = true;
+        self.rung.notify_all();
+        let supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if supervisor.is_some_and(|supervisor| supervisor.join().is_err()) {
+            tracing::error!("the trainer's supervisor panicked");
+        }
+    }
+
+    fn bell(&self) -> MutexGuard<'_, Bell> {
+        self.bell.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_orders(&self) -> VecDeque<Order> {
+        std::mem::take(&mut self.bell().orders)
+    }
+
+    fn publish(&self, status: Status) {
+        self.status.store(Arc::new(status));
+        #[cfg(test)]
+        self.rung.notify_all();
+    }
+
+    fn remember(&self, snapshot: Arc<Snapshot>) {
+        self.remembered.store(Some(snapshot));
+    }
+
+    /// Waits until it stops or `at_most` has passed; returns whether it stops.
+    fn idle(&self, at_most: Duration) -> bool {
+        let bell = self.bell();
+        bell.stopping || self.rung.wait_timeout(bell, at_most).unwrap_or_else(PoisonError::into_inner).0.stopping
+    }
+
+    /// The same for the worker, whom orders wake too. Waits until somebody rings or `at_most` has passed; returns whether it stops.
+    fn wait(&self, at_most: Duration) -> bool {
+        let bell = self.bell();
+        if bell.stopping || !bell.orders.is_empty() {
+            return bell.stopping;
+        }
+        self.rung.wait_timeout(bell, at_most).unwrap_or_else(PoisonError::into_inner).0.stopping
+    }
+}
