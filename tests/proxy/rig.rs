@@ -113,9 +113,16 @@ impl Drop for Rig {
     }
 }
 
+/// Pauses between looks, never less than that, so that whoever shares the thread gets on.
+pub(crate) fn pauses(length: Duration) -> tokio::time::Interval {
+    let mut pauses = tokio::time::interval(length);
+    pauses.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    pauses
+}
+
 /// Waits until `condition` holds.
 pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
-    let mut tick = tokio::time::interval(Duration::from_millis(1));
+    let mut tick = pauses(Duration::from_millis(1));
     let holds = async {
         while !condition() {
             tick.tick().await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::rig::{Rig, Stage, chat, emulator, spec_of};
+use crate::rig::{Rig, Stage, chat, emulator, pauses, spec_of};
 use crate::wire::{Piece, Wire, get};
 
 const MB: usize = 1024 * 1024;
@@ -90,7 +90,7 @@ fn pour(mut wire: Wire) -> (Arc<AtomicUsize>, tokio::task::JoinHandle<Wire>) {
 /// Returns how much was taken once no more is. A slow machine can only make it return early, with a smaller number.
 async fn stalled(taken: &AtomicUsize) -> usize {
     let (mut before, mut quiet) = (0, 0);
-    let mut tick = tokio::time::interval(Duration::from_millis(5));
+    let mut tick = pauses(Duration::from_millis(5));
     while quiet < 50 {
         tick.tick().await;
         let now = taken.load(Ordering::Relaxed);
