@@ -11,8 +11,8 @@ use crate::admission::RetryBudget;
 use crate::balancer::{Balancer, Observer, Stance};
 use crate::clock::Clock;
 use crate::config::Settings;
+use crate::decisions::Decisions;
 use crate::fleet::{Fleet, FleetError};
-use crate::learning::Learning;
 use crate::policy::PolicyId;
 use crate::proxy::OpenConnections;
 use crate::proxy::framing::Refusal;
@@ -49,8 +49,8 @@ pub struct App {
     pub trainer: Trainer,
     /// Where new settings come from.
     pub reload: Reload,
-    /// What the trainer tells and is asked to do.
-    pub learning: Learning,
+    /// Recent decisions.
+    pub decisions: Arc<Decisions>,
 }
 
 impl App {
@@ -59,12 +59,23 @@ impl App {
     /// # Errors
     /// Two nodes of one name, or too many: checked settings have neither.
     pub fn new(settings: Settings) -> Result<Arc<App>, FleetError> {
+        App::with_clock(settings, Clock::monotonic())
+    }
+
+    /// The same by another clock.
+    ///
+    /// # Errors
+    /// As for [`App::new`].
+    pub fn with_clock(settings: Settings, clock: Clock) -> Result<Arc<App>, FleetError> {
         let fleet = settings.nodes.iter().cloned().try_fold(Fleet::default(), |fleet, spec| fleet.with(spec))?;
-        let clock = Clock::monotonic();
         let telemetry = Arc::new(Telemetry::default());
         telemetry.expect_refusals(Refusal::ALL.iter().map(|refusal| refusal.reason));
-        let trainer = Trainer::default();
-        let observers = vec![Arc::clone(&telemetry) as Arc<dyn Observer>, trainer.observer()];
+        let (trainer, decisions) = (Trainer::default(), Arc::new(Decisions::default()));
+        let observers = vec![
+            Arc::clone(&telemetry) as Arc<dyn Observer>,
+            trainer.observer(),
+            Arc::clone(&decisions) as Arc<dyn Observer>,
+        ];
         let balancer = Arc::new(Balancer::new(fleet, settings.policy, clock.clone(), observers));
         balancer.set_thresholds(settings.health.thresholds);
         balancer.learned().set_knobs(settings.adaptive.knobs);
@@ -83,7 +94,7 @@ impl App {
             connections: AtomicUsize::new(0),
             trainer,
             reload: Reload::default(),
-            learning: Learning::default(),
+            decisions,
         }))
     }
 

@@ -5,12 +5,14 @@
 //! exactly once, whatever happens in between. Everything that wants to know of attempts (metrics, policies that learn,
 //! the sample store) hears of them here as an [`Observer`], not in the data path.
 
+mod choice;
 mod refusal;
 mod tally;
 #[cfg(test)]
 mod tests;
 mod ticket;
 
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -24,6 +26,7 @@ use crate::policy::adaptive::Adaptive;
 use crate::policy::{self, Candidate, Context, Policy, PolicyId, draw};
 use crate::request::RequestShape;
 
+pub use choice::{Choice, DryRun, LeftOut};
 use refusal::why_none;
 pub use refusal::{Reason, Rejection};
 pub use tally::{COMPARED_ONE_IN, Compared, Tally};
@@ -39,6 +42,17 @@ pub trait Observer: Send + Sync {
     /// An attempt starts on `node`, chosen by `policy`.
     fn started(&self, node: &Node, policy: PolicyId) {
         let _ = (node, policy);
+    }
+
+    /// A node was drawn for an attempt. The number under which the decision is remembered, if it is.
+    fn decided(&self, choice: &Choice<'_>, decision: &Decision) -> Option<NonZeroU64> {
+        let _ = (choice, decision);
+        None
+    }
+
+    /// The attempt ended whose decision is remembered under that number.
+    fn came_of(&self, number: NonZeroU64, sample: &Sample) {
+        let _ = (number, sample);
     }
 
     /// An attempt ended. Called exactly once for each.
@@ -342,6 +356,8 @@ impl Balancer {
             let mut ticket = Ticket::new(Arc::clone(self), decision, now, shape);
             ticket.expect(active.policy.chosen(&context, chosen));
             for observer in &self.observers {
+                let choice = Choice { context: &context, weights, at: chosen, learned: &self.learned };
+                ticket.remember(observer.decided(&choice, ticket.decision()));
                 observer.started(ticket.node(), active.router);
             }
             return Verdict::Go(ticket);

@@ -4,6 +4,7 @@
 //! everybody hears of. It holds its node, so a node that is removed in mid-flight ends its attempts properly, and asks
 //! for the active policy only at the end, so a switch in mid-flight tells the new one. It knows nothing of HTTP.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub struct Ticket {
     sample: Sample,
     last_event: Option<Time>,
     if_dropped: fn() -> Censor,
+    /// Under which number somebody remembers the decision.
+    remembered: Option<NonZeroU64>,
     ended: bool,
 }
 
@@ -57,7 +60,15 @@ impl Ticket {
             usage_prompt_tokens: None,
             outcome: Outcome::Censored(Censor::Dropped),
         };
-        Ticket { balancer, decision, sample, last_event: None, if_dropped: || Censor::Dropped, ended: false }
+        Ticket {
+            balancer,
+            decision,
+            sample,
+            last_event: None,
+            if_dropped: || Censor::Dropped,
+            remembered: None,
+            ended: false,
+        }
     }
 
     /// What the policy expects of it.
@@ -66,6 +77,11 @@ impl Ticket {
         self.decision.predictor_version = expected.version;
         self.sample.predicted_s = expected.seconds;
         self.sample.predictor_version = expected.version;
+    }
+
+    /// Somebody remembers the decision; the first who does counts.
+    pub(super) fn remember(&mut self, number: Option<NonZeroU64>) {
+        self.remembered = self.remembered.or(number);
     }
 
     /// What was decided.
@@ -149,6 +165,9 @@ impl Ticket {
         self.balancer.policy.load().policy.observe(node, &self.sample);
         for observer in &self.balancer.observers {
             observer.finished(node, &self.sample);
+            if let Some(number) = self.remembered {
+                observer.came_of(number, &self.sample);
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::learn::silence::{PATIENCE_MIN_S, Quiet, patience_s};
 use crate::learn::{Ask, Fallback, Knobs, Learned, NodeLoad, Prediction, Predictor};
 use crate::node::NODES_MAX;
 use crate::outcome::Sample;
-use crate::policy::{Context, Expected, Policy, share_minimum};
+use crate::policy::{Candidate, Context, Expected, Policy, share_minimum};
 
 /// The least time that a score is made of: a penalty must have something to multiply.
 const SCORE_MIN_S: f64 = 1e-6;
@@ -112,12 +112,7 @@ impl Adaptive {
 
     /// What the policy thinks of each candidate, in their order; for explanations. Empty without a predictor.
     pub fn assess_all(&self, ctx: &Context<'_>) -> Vec<Assessment> {
-        let Some(predictor) = self.learned.predictor() else { return Vec::new() };
-        let (ask, knobs) = (ask(&predictor, ctx), self.learned.knobs());
-        let assess = |c: &crate::policy::Candidate| {
-            assess(&self.learned, &predictor, &ask, &knobs, ctx.now, ctx.node(c), c.in_flight)
-        };
-        ctx.candidates.iter().map(assess).collect()
+        assess_all(&self.learned, ctx, None)
     }
 
     /// What it would have done where another policy chose the candidate `chosen`; `None` while it would not route by
@@ -132,8 +127,8 @@ impl Adaptive {
         let mut best: Option<Assessment> = None;
         let mut theirs = None;
         for (at, candidate) in ctx.candidates.iter().enumerate() {
-            let seen =
-                assess(&self.learned, predictor, &ask, &knobs, ctx.now, ctx.node(candidate), candidate.in_flight);
+            let seen = Seen::of(ctx, candidate);
+            let seen = assess(&self.learned, predictor, &ask, &knobs, ctx.now, ctx.node(candidate), &seen);
             if at == chosen {
                 theirs = Some(seen);
             }
@@ -166,8 +161,8 @@ impl Adaptive {
         let mut explorable = [0u64; NODES_MAX / 64];
         let mut census = Census::default();
         for (at, (candidate, out)) in ctx.candidates.iter().zip(&mut *out).enumerate() {
-            let node = ctx.node(candidate);
-            let seen = assess(&self.learned, predictor, &ask, &knobs, ctx.now, node, candidate.in_flight);
+            let seen = Seen::of(ctx, candidate);
+            let seen = assess(&self.learned, predictor, &ask, &knobs, ctx.now, ctx.node(candidate), &seen);
             *out = seen.score;
             if seen.score < least {
                 (least, ties) = (seen.score, 1.0);
@@ -208,7 +203,64 @@ fn ask(predictor: &Predictor, ctx: &Context<'_>) -> Ask {
     predictor.ask(shape.kind, shape.streaming, shape.prompt_tokens, shape.output_tokens_max)
 }
 
-/// What is thought of `node`, which has `in_flight`.
+/// What is thought of each candidate, in their order, whichever policy decides. Empty without a predictor.
+///
+/// `started` is a candidate on which the attempt itself already counts: it is judged as it was before.
+pub fn assess_all(learned: &Learned, ctx: &Context<'_>, started: Option<usize>) -> Vec<Assessment> {
+    let loaded = learned.load();
+    let Some(predictor) = loaded.as_deref() else { return Vec::new() };
+    let (ask, knobs) = (ask(predictor, ctx), learned.knobs());
+    let judge = |(at, candidate): (usize, &Candidate)| {
+        let seen = Seen::of(ctx, candidate);
+        let seen = if started == Some(at) { seen.without(ctx.shape.prompt_tokens) } else { seen };
+        assess(learned, predictor, &ask, &knobs, ctx.now, ctx.node(candidate), &seen)
+    };
+    ctx.candidates.iter().enumerate().map(judge).collect()
+}
+
+/// Whether drawing candidate `at` from what this policy wrote into `weights` was exploration: it is none of the best.
+///
+/// The best share what exploration leaves, and each may get a part of that too, so that none is below
+/// (1 - e) / (1 + e) of the highest. Exact while less than a third of the decisions explores; above that an explored
+/// candidate may pass as one of the best, never the reverse.
+pub fn is_explored(learned: &Learned, now: Time, weights: &[f64], at: usize) -> bool {
+    let most = weights.iter().copied().fold(0.0, f64::max);
+    weights[at] < most && weights[at] < most * best_floor(learned) && learned.fallback(now).is_none()
+}
+
+/// The least weight of one of the best candidates, as a share of the highest.
+pub fn best_floor(learned: &Learned) -> f64 {
+    let explore = learned.knobs().explore;
+    (1.0 - explore) / (1.0 + explore) - 1e-9
+}
+
+/// What a decision sees of a node's load.
+#[derive(Clone, Copy)]
+struct Seen {
+    in_flight: u32,
+    waiting: u32,
+    waiting_prompt_tokens: u64,
+}
+
+impl Seen {
+    fn of(ctx: &Context<'_>, candidate: &Candidate) -> Seen {
+        let ledger = &ctx.node(candidate).live.ledger;
+        let (waiting, waiting_prompt_tokens) = (ledger.waiting(), ledger.waiting_prompt_tokens());
+        Seen { in_flight: candidate.in_flight, waiting, waiting_prompt_tokens }
+    }
+
+    /// As the candidate was weighed: the ledger counts the attempt itself by now.
+    fn without(self, prompt_tokens: u32) -> Seen {
+        let waiting_prompt_tokens = self.waiting_prompt_tokens.saturating_sub(u64::from(prompt_tokens));
+        Seen { waiting: self.waiting.saturating_sub(1), waiting_prompt_tokens, ..self }
+    }
+
+    fn load(&self) -> NodeLoad {
+        NodeLoad::new(self.in_flight, self.waiting, self.waiting_prompt_tokens)
+    }
+}
+
+/// What is thought of `node`.
 fn assess(
     learned: &Learned,
     predictor: &Predictor,
@@ -216,11 +268,10 @@ fn assess(
     knobs: &Knobs,
     now: Time,
     node: &Node,
-    in_flight: u32,
+    seen: &Seen,
 ) -> Assessment {
     let (ledger, live, model) = (&node.live.ledger, learned.node(node), predictor.node(node.slot, node.id));
-    let waiting = ledger.waiting();
-    let load = NodeLoad::new(in_flight, waiting, ledger.waiting_prompt_tokens());
+    let (Seen { in_flight, waiting, .. }, load) = (*seen, seen.load());
     let factors = live.factors();
     let prediction = model.predict(&factors, &load, ask);
     let penalty = live.penalty.at(now);
@@ -267,11 +318,7 @@ impl Policy for Adaptive {
         live.watch.sent();
         let loaded = self.learned.load();
         let Some(predictor) = loaded.as_deref() else { return Expected::NOTHING };
-        // As the candidate was weighed; the ledger counts the attempt itself by now.
-        let ledger = &node.live.ledger;
-        let own_prompt = u64::from(ctx.shape.prompt_tokens);
-        let waiting_prompt = ledger.waiting_prompt_tokens().saturating_sub(own_prompt);
-        let load = NodeLoad::new(candidate.in_flight, ledger.waiting().saturating_sub(1), waiting_prompt);
+        let load = Seen::of(ctx, candidate).without(ctx.shape.prompt_tokens).load();
         let model = predictor.node(node.slot, node.id);
         let prediction = model.predict(&live.factors(), &load, &ask(predictor, ctx));
         Expected { seconds: prediction.total_s, version: predictor.version }

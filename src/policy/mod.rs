@@ -91,6 +91,12 @@ pub trait Policy: Send + Sync {
     /// above zero. Allocates nothing.
     fn weigh(&self, ctx: &Context<'_>, out: &mut [f64]);
 
+    /// [`weigh`](Policy::weigh) for a decision that is only thought of: writes the same and leaves everything as it is.
+    /// A policy whose weighing takes a turn must have its own.
+    fn peek(&self, ctx: &Context<'_>, out: &mut [f64]) {
+        self.weigh(ctx, out);
+    }
+
     /// The candidate `at` was drawn and has started: what is expected of it. For policies that predict.
     fn chosen(&self, ctx: &Context<'_>, at: usize) -> Expected {
         let _ = (ctx, at);
@@ -172,11 +178,11 @@ pub const REGISTRY: &[Entry] = &[
 /// The policy of a proxy whose operator names none.
 pub const DEFAULT: &str = ADAPTIVE;
 
-/// The policy that routes by what is learned.
-pub const ADAPTIVE: &str = "adaptive";
-
 /// Who routes in its place while there is nothing to trust, unless the operator names another.
 pub const FALLBACK: &str = "least-connections";
+
+/// The policy that routes by what is learned.
+pub const ADAPTIVE: &str = "adaptive";
 
 impl PolicyId {
     /// The id of every policy outside [`REGISTRY`]: the simulator's yardsticks.

@@ -30,18 +30,31 @@ impl Resettable for LastTurn {
     }
 }
 
+impl RoundRobin {
+    /// The candidate whose last turn is longest ago, and when that was.
+    fn next(&self, ctx: &Context<'_>) -> (usize, u64) {
+        let (mut next, mut longest_ago) = (0, u64::MAX);
+        for (at, candidate) in ctx.candidates.iter().enumerate() {
+            let last = self.last_turns.of(ctx.node(candidate)).0.load(Ordering::Relaxed);
+            if last < longest_ago {
+                (next, longest_ago) = (at, last);
+            }
+        }
+        (next, longest_ago)
+    }
+}
+
 impl Policy for RoundRobin {
+    fn peek(&self, ctx: &Context<'_>, out: &mut [f64]) {
+        out[self.next(ctx).0] = 1.0;
+    }
+
     fn weigh(&self, ctx: &Context<'_>, out: &mut [f64]) {
         let turn = self.turns.fetch_add(1, Ordering::Relaxed) + 1;
         let mut chosen = 0;
         for _ in 0..RACES_MAX {
-            let mut longest_ago = u64::MAX;
-            for (at, candidate) in ctx.candidates.iter().enumerate() {
-                let last = self.last_turns.of(ctx.node(candidate)).0.load(Ordering::Relaxed);
-                if last < longest_ago {
-                    (chosen, longest_ago) = (at, last);
-                }
-            }
+            let longest_ago;
+            (chosen, longest_ago) = self.next(ctx);
             // Two decisions at the same moment must not get the same turn.
             let last = &self.last_turns.of(ctx.node(&ctx.candidates[chosen])).0;
             if last.compare_exchange(longest_ago, turn, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
@@ -67,6 +80,17 @@ mod tests {
         let without_1 = scene.without(1);
         let turns: Vec<usize> = (0..6).map(|_| without_1.sure(&policy)).collect();
         assert_eq!(turns, [0, 2, 3, 0, 2, 3]);
+    }
+
+    #[test]
+    fn a_peek_sees_the_next_turn_and_takes_none() {
+        let (policy, scene) = (RoundRobin::default(), Scene::new(3));
+        for turn in [0, 1, 2, 0, 1] {
+            let mut seen = [0.0; 3];
+            policy.peek(&scene.context(), &mut seen);
+            policy.peek(&scene.context(), &mut [0.0; 3]);
+            assert_eq!((seen[turn], scene.sure(&policy)), (1.0, turn));
+        }
     }
 
     #[test]

@@ -58,6 +58,12 @@ impl WeightedRoundRobin {
         next(position).candidate
     }
 
+    /// The same without taking it.
+    fn see_turn(&self, cycle: &Cycle, ctx: &Context<'_>) -> usize {
+        let position = self.position(ctx).load(Ordering::Relaxed);
+        cycle.next((position % cycle.len() as u64) as usize, ctx).candidate
+    }
+
     fn compute(&self, ctx: &Context<'_>) {
         if self.computing.swap(true, Ordering::Acquire) {
             return;
@@ -65,10 +71,8 @@ impl WeightedRoundRobin {
         self.cycle.store(Some(std::sync::Arc::new(Cycle::of(ctx.fleet))));
         self.computing.store(false, Ordering::Release);
     }
-}
 
-impl Policy for WeightedRoundRobin {
-    fn weigh(&self, ctx: &Context<'_>, out: &mut [f64]) {
+    fn weigh_by(&self, ctx: &Context<'_>, out: &mut [f64], turn: fn(&Self, &Cycle, &Context<'_>) -> usize) {
         let fits = |cycle: &&std::sync::Arc<Cycle>| cycle.is_of(ctx.fleet);
         let mut cycle = self.cycle.load();
         if cycle.as_ref().filter(fits).is_none() {
@@ -76,13 +80,23 @@ impl Policy for WeightedRoundRobin {
             cycle = self.cycle.load();
         }
         match cycle.as_ref().filter(fits) {
-            Some(cycle) => out[self.take_turn(cycle, ctx)] = 1.0,
+            Some(cycle) => out[turn(self, cycle, ctx)] = 1.0,
             None => {
                 for (out, candidate) in out.iter_mut().zip(ctx.candidates) {
                     *out = candidate.weight;
                 }
             }
         }
+    }
+}
+
+impl Policy for WeightedRoundRobin {
+    fn weigh(&self, ctx: &Context<'_>, out: &mut [f64]) {
+        self.weigh_by(ctx, out, WeightedRoundRobin::take_turn);
+    }
+
+    fn peek(&self, ctx: &Context<'_>, out: &mut [f64]) {
+        self.weigh_by(ctx, out, WeightedRoundRobin::see_turn);
     }
 }
 
@@ -159,6 +173,17 @@ mod tests {
             }
         });
         assert_eq!(counts.map(AtomicU64::into_inner), [5_000, 2_000, 1_000]);
+    }
+
+    #[test]
+    fn a_peek_sees_the_next_turn_and_takes_none() {
+        let (policy, scene) = (WeightedRoundRobin::default(), scene(&[2.0, 1.0]));
+        for _ in 0..6 {
+            let mut seen = [0.0; 2];
+            policy.peek(&scene.context(), &mut seen);
+            policy.peek(&scene.context(), &mut [0.0; 2]);
+            assert_eq!(seen[scene.sure(&policy)], 1.0);
+        }
     }
 
     proptest! {
