@@ -10,8 +10,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use http::{HeaderValue, Method, Request, Uri, Version, header, request};
-use hyper::body::Incoming;
+use http::{HeaderValue, Method, Request, Uri, Version, header, request, response};
 use tokio::time::Instant;
 
 use crate::balancer::{Ticket, Verdict};
@@ -242,7 +241,7 @@ impl Passage {
         ticket: &mut Ticket,
         mut request: Outgoing,
         upload: Option<&UploadState>,
-    ) -> Result<(Upstream, http::Response<Incoming>), Failed> {
+    ) -> Result<(Upstream, response::Parts), Failed> {
         let node = Arc::clone(ticket.node());
         address(&mut request, &node.spec, self.settings.forward.preserve_host);
         let timeouts = self.timeouts();
@@ -281,14 +280,7 @@ impl Passage {
         self.deadline.map_or(first_byte, |deadline| first_byte.min(deadline.saturating_duration_since(Instant::now())))
     }
 
-    fn relay(
-        &mut self,
-        ticket: Ticket,
-        upstream: Upstream,
-        response: http::Response<Incoming>,
-        intake: &Intake,
-    ) -> Response {
-        let (mut head, incoming) = response.into_parts();
+    fn relay(&mut self, ticket: Ticket, upstream: Upstream, mut head: response::Parts, intake: &Intake) -> Response {
         let status = head.status.as_u16();
         let retry_after = head.headers.get(header::RETRY_AFTER).map(retry_after);
         let kind = head.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
@@ -308,8 +300,7 @@ impl Passage {
         let patience = Patience { between: self.timeouts().between_chunks, deadline: self.deadline };
         let attempt = Attempt {
             ticket,
-            upstream: Some(upstream),
-            upload: intake.upload.clone(),
+            upstream,
             story: self.story.take(),
             worker: Arc::clone(&self.worker),
             settings: Arc::clone(&self.settings),
@@ -317,7 +308,7 @@ impl Passage {
             outcome: Outcome::of_status(status, retry_after),
             prompt_bytes: intake.prompt_bytes,
         };
-        Response::from_parts(head, Body::new(Relay::new(incoming, attempt, scan, patience)))
+        Response::from_parts(head, Body::new(Relay::new(attempt, scan, patience)))
     }
 }
 
@@ -328,7 +319,7 @@ async fn wait_for_head(
     first_byte: Duration,
     deadline: Option<Instant>,
     upload: Option<&UploadState>,
-) -> Option<Result<http::Response<Incoming>, ExchangeError>> {
+) -> Option<Result<response::Parts, ExchangeError>> {
     let mut exchange = std::pin::pin!(upstream.exchange(request));
     let mut pieces = 0;
     loop {

@@ -84,12 +84,8 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap, seen: Survey) -> Option<
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     if seen.other_hop {
-        for name in [header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION] {
+        for name in [header::UPGRADE, header::TRANSFER_ENCODING, KEEP_ALIVE, PROXY_CONNECTION] {
             headers.remove(name);
-        }
-        if headers.remove(header::TRANSFER_ENCODING).is_some() {
-            // A length beside it does not count (RFC 9112, 6.3) and must not be passed on. Only nodes come this far with both.
-            headers.remove(header::CONTENT_LENGTH);
         }
     }
     upgrade

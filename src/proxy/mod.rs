@@ -19,6 +19,7 @@ mod story;
 mod tunnel;
 mod upload;
 mod upstream;
+mod wire;
 mod worker;
 
 pub use server::Proxy;

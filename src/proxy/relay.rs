@@ -8,12 +8,11 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use crate::balancer::Ticket;
@@ -22,8 +21,8 @@ use crate::outcome::{Censor, Failure, Outcome};
 use crate::proxy::connection::Busy;
 use crate::proxy::inspect::ResponseScan;
 use crate::proxy::story::Story;
-use crate::proxy::upload::UploadState;
 use crate::proxy::upstream::Upstream;
+use crate::proxy::wire::WireError;
 use crate::proxy::worker::Worker;
 
 /// The node's stream broke; the client's must break too.
@@ -31,7 +30,7 @@ use crate::proxy::worker::Worker;
 pub(super) enum RelayError {
     /// The node's connection broke or its framing was wrong.
     #[error("the node's response broke off")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] WireError),
     /// Nothing came for too long.
     #[error("the node sent nothing for {0:?}")]
     Silent(Duration),
@@ -43,10 +42,8 @@ pub(super) enum RelayError {
 /// The attempt behind a response that is on its way.
 pub(super) struct Attempt {
     pub(super) ticket: Ticket,
-    /// `None` where a task of its own drives the connection.
-    pub(super) upstream: Option<Upstream>,
-    /// How far a streaming request body is.
-    pub(super) upload: Option<Arc<UploadState>>,
+    /// The connection that the body comes from.
+    pub(super) upstream: Upstream,
     pub(super) story: Option<Box<Story>>,
     pub(super) worker: Arc<Worker>,
     pub(super) settings: Arc<Settings>,
@@ -69,7 +66,6 @@ pub(super) struct Patience {
 
 /// A response body that ends its attempt.
 pub(super) struct Relay {
-    incoming: Incoming,
     /// `None` once the attempt has ended.
     attempt: Option<Box<Attempt>>,
     scan: ResponseScan,
@@ -82,10 +78,11 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    pub(super) fn new(incoming: Incoming, attempt: Attempt, scan: ResponseScan, patience: Patience) -> Relay {
+    pub(super) fn new(attempt: Attempt, scan: ResponseScan, patience: Patience) -> Relay {
+        let ended = attempt.upstream.is_end_stream();
         let attempt = Some(Box::new(attempt));
-        let mut relay = Relay { incoming, attempt, scan, patience, timer: None, broken: None, moved: false };
-        if relay.incoming.is_end_stream() {
+        let mut relay = Relay { attempt, scan, patience, timer: None, broken: None, moved: false };
+        if ended {
             relay.complete();
         }
         relay
@@ -107,7 +104,7 @@ impl Relay {
     /// The response reached its end.
     fn complete(&mut self) {
         let Some(attempt) = self.attempt.take() else { return };
-        let Attempt { mut ticket, upstream, upload, story, worker, settings, busy, outcome, prompt_bytes } = *attempt;
+        let Attempt { mut ticket, upstream, story, worker, settings, busy, outcome, prompt_bytes } = *attempt;
         let now = worker.app.clock.now();
         ticket.first_byte(now);
         let usage = self.scan.finish();
@@ -116,11 +113,7 @@ impl Relay {
         if let Some(tokens) = usage.prompt_tokens.filter(|_| prompt_bytes > 0) {
             worker.app.bytes_per_token.observe(sample.kind, prompt_bytes, tokens);
         }
-        // A node may answer before it has the whole request: the rest of that would stand before the next one.
-        let sent = upload.is_none_or(|upload| !upload.is_running());
-        if let Some(upstream) = upstream.filter(|_| sent) {
-            worker.pool.put(upstream, &settings.limits, now);
-        }
+        worker.pool.put(upstream, &settings.limits, now);
         if let Some(story) = story {
             story.tell(now, outcome.word());
         }
@@ -180,24 +173,21 @@ impl Body for Relay {
             return Poll::Ready(Some(Err(error)));
         }
         let Some(attempt) = &mut this.attempt else { return Poll::Ready(None) };
-        let polled = match &mut attempt.upstream {
-            Some(upstream) => {
-                upstream.poll_driver(cx);
-                // The driver is the only source of frames, and it has this task's waker.
-                Pin::new(&mut this.incoming).poll_frame(&mut Context::from_waker(Waker::noop()))
-            }
-            None => Pin::new(&mut this.incoming).poll_frame(cx),
-        };
-        match polled {
+        match attempt.upstream.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
+                let ended = attempt.upstream.is_end_stream();
                 this.received(&frame);
-                if frame.is_trailers() || this.incoming.is_end_stream() {
+                if ended {
                     this.complete();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                this.abandon(Outcome::Failed(Failure::BrokenBody));
+                this.abandon(if error.is_upload() {
+                    Outcome::Censored(Censor::ClientError)
+                } else {
+                    Outcome::Failed(Failure::BrokenBody)
+                });
                 // An error makes hyper close the connection with what it has not written yet, the head included, and a
                 // client that hears nothing may believe that nothing was done. It writes while there is nothing to read.
                 this.broken = Some(RelayError::Broken(error));
@@ -223,7 +213,7 @@ impl Body for Relay {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.attempt.as_ref().map_or_else(SizeHint::default, |attempt| attempt.upstream.size_hint())
     }
 }
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use http::{HeaderValue, StatusCode, Version, header, request};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+use http::{HeaderValue, StatusCode, Version, header, request, response};
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
 use crate::balancer::Ticket;
@@ -28,7 +28,7 @@ use crate::proxy::reply::ProxyError;
 use crate::proxy::server::Counted;
 use crate::proxy::story::Story;
 use crate::proxy::upload::RequestBody;
-use crate::proxy::upstream::Upstream;
+use crate::proxy::upstream::{ExchangeError, Switched, Upstream};
 use crate::proxy::worker::Worker;
 
 /// A tunnel that is about to be opened.
@@ -94,20 +94,19 @@ impl Opening {
     ) -> Result<Response, ProxyError> {
         let answer = self.ask(upstream, request).await;
         let now = worker.app.clock.now();
-        let response = match answer {
-            Ok(response) => response,
+        let (upstream, mut head) = match answer {
+            Ok(answer) => answer,
             Err((failure, token, detail)) => {
                 self.ticket.finish(now, Outcome::Failed(failure));
                 return Err(ProxyError::failed(failure, token, detail));
             }
         };
         self.ticket.first_byte(now);
-        let status = response.status();
+        let status = head.status;
         worker.app.telemetry.answered(Some(self.ticket.node()), status.as_u16());
         if let Some(story) = &mut self.story {
             story.status = status.as_u16();
         }
-        let (mut head, incoming) = response.into_parts();
         let accepted = head.headers.get(header::UPGRADE).cloned();
         let seen = headers::Survey::of(&head.headers);
         headers::strip_hop_by_hop(&mut head.headers, seen);
@@ -117,12 +116,11 @@ impl Opening {
         }
         head.version = Version::HTTP_11;
         if status != StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(Response::from_parts(head, Body::new(self.decline(worker, incoming, status))));
+            return Ok(Response::from_parts(head, Body::new(self.decline(worker, upstream, status))));
         }
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         head.headers.insert(header::UPGRADE, accepted.unwrap_or(protocol));
-        let node_side = head.extensions.remove::<OnUpgrade>();
-        match (client_side, node_side) {
+        match (client_side, upstream.into_switched()) {
             (Some(client), Some(node)) => {
                 // The connection that asked is over as such: from here on the tunnel is what is counted and waited for.
                 let counted = Counted::new(&worker.app, worker);
@@ -141,30 +139,32 @@ impl Opening {
     }
 
     /// The node answers as to any other request.
-    fn decline(self, worker: &Arc<Worker>, incoming: Incoming, status: StatusCode) -> Relay {
+    fn decline(self, worker: &Arc<Worker>, upstream: Upstream, status: StatusCode) -> Relay {
         let Opening { ticket, story, busy, timeouts, settings } = self;
         let outcome = Outcome::of_status(status.as_u16(), None);
         let patience = Patience { between: timeouts.between_chunks, deadline: None };
         let worker = Arc::clone(worker);
-        let (upstream, upload) = (None, None);
-        let attempt = Attempt { ticket, upstream, upload, story, worker, settings, busy, outcome, prompt_bytes: 0 };
-        Relay::new(incoming, attempt, ResponseScan::new(None, None), patience)
+        let attempt = Attempt { ticket, upstream, story, worker, settings, busy, outcome, prompt_bytes: 0 };
+        Relay::new(attempt, ResponseScan::new(None, None), patience)
     }
 
     async fn ask(
         &self,
-        upstream: Upstream,
+        mut upstream: Upstream,
         request: Outgoing,
-    ) -> Result<http::Response<Incoming>, (Failure, &'static str, String)> {
+    ) -> Result<(Upstream, response::Parts), (Failure, &'static str, String)> {
         let name = &self.ticket.node().spec.name;
-        let mut sender = upstream.into_tunnel();
-        match timeout(self.timeouts.first_byte, sender.send_request(request)).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err((
-                Failure::Broken,
-                "connection_terminated",
-                format!("the node {name} broke the connection: {error}"),
-            )),
+        let answer = timeout(self.timeouts.first_byte, upstream.exchange(request)).await;
+        match answer {
+            Ok(Ok(head)) => Ok((upstream, head)),
+            Ok(Err(ExchangeError { source, .. })) if source.is_parse() => {
+                let detail = format!("the node {name} sent no valid response: {source}");
+                Err((Failure::Protocol, "http_protocol_error", detail))
+            }
+            Ok(Err(ExchangeError { source, .. })) => {
+                let detail = format!("the node {name} broke the connection: {source}");
+                Err((Failure::Broken, "connection_terminated", detail))
+            }
             Err(_) => {
                 Err((Failure::Timeout, "http_response_timeout", format!("the node {name} sent no response in time")))
             }
@@ -172,18 +172,13 @@ impl Opening {
     }
 
     /// Carries bytes both ways until either side is done.
-    async fn carry(self, worker: Arc<Worker>, client: OnUpgrade, node: OnUpgrade) {
+    async fn carry(self, worker: Arc<Worker>, client: OnUpgrade, node: Switched) {
         let Opening { ticket, story, busy, .. } = self;
-        let both = timeout(SWITCH_MAX, async { tokio::try_join!(client, node) }).await;
-        let mut carried = 0;
-        if let Ok(Ok((client, node))) = both {
-            let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
-            carried = match tokio::io::copy_bidirectional(&mut client, &mut node).await {
-                Ok((_, to_client)) => to_client,
-                // One side broke: the other is closed by dropping it, which is all that a tunnel can say.
-                Err(_) => 0,
-            };
-        }
+        // One side breaking is a usual end: the other is closed by dropping it, which is all that a tunnel can say.
+        let carried = match timeout(SWITCH_MAX, client).await {
+            Ok(Ok(client)) => carry_both(TokioIo::new(client), node).await.unwrap_or(0),
+            _ => 0,
+        };
         let now = worker.app.clock.now();
         let outcome = Outcome::Completed { status: StatusCode::SWITCHING_PROTOCOLS.as_u16() };
         ticket.finish(now, outcome);
@@ -195,5 +190,12 @@ impl Opening {
     }
 }
 
-/// The longest that the two sides may take to hand over their connections after the 101.
+/// Bytes that went to the client.
+async fn carry_both(mut client: TokioIo<Upgraded>, mut node: Switched) -> std::io::Result<u64> {
+    client.write_all(&node.begun).await?;
+    let (_, to_client) = tokio::io::copy_bidirectional(&mut client, &mut node.stream).await?;
+    Ok(to_client + node.begun.len() as u64)
+}
+
+/// The longest that the client's side may take to hand over its connection after the 101.
 const SWITCH_MAX: Duration = Duration::from_secs(10);

@@ -47,7 +47,7 @@ impl UploadState {
     }
 
     /// Whether the node does not have the whole body yet.
-    pub(super) fn is_running(&self) -> bool {
+    fn is_running(&self) -> bool {
         self.stage.load(Ordering::Relaxed) == 0
     }
 
@@ -143,6 +143,22 @@ impl Streaming {
                 self.state.end();
                 Poll::Ready(None)
             }
+        }
+    }
+}
+
+impl RequestBody {
+    /// The node has been sent as many bytes as were announced.
+    pub(super) fn delivered(&self) {
+        if let RequestBody::Streaming(streaming) = self {
+            streaming.state.end();
+        }
+    }
+
+    /// The node does not take what the client has sent already, so whether the client waits does not matter.
+    pub(super) fn waits_for_node(&self) {
+        if let RequestBody::Streaming(streaming) = self {
+            streaming.state.awaits_client.store(false, Ordering::Relaxed);
         }
     }
 }

@@ -4,26 +4,23 @@
 //! eviction per node, and drives every connection as a task of its own, so that each response wakes two tasks. Here a
 //! pooled connection is a *value*: whoever uses it polls it ([`Upstream::exchange`], then the response body), and
 //! dropping it closes the socket in the same instant. That is how a client that leaves stops the node from computing,
-//! without a message between tasks that could be late.
+//! without a message between tasks that could be late. What it speaks is in [`wire`](crate::proxy::wire); another
+//! protocol to the nodes would be another kind of connection in here.
 //!
 //! A connection returns to the pool only after the response body has ended, and is looked at again before it is used:
 //! one that the node closed meanwhile is thrown away, and a request of which nothing was written is sent once more on
 //! a fresh one.
 
-use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response, StatusCode};
-use http_body::Body as _;
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, Connection, SendRequest};
-use hyper_util::rt::TokioIo;
+use http::response::Parts;
+use http::{Request, StatusCode};
+use http_body::{Frame, SizeHint};
 use tokio::net::TcpStream;
 
 use crate::clock::Time;
@@ -31,6 +28,7 @@ use crate::config::Limits;
 use crate::fleet::{Fleet, Node, PerNode, Resettable};
 use crate::node::NodeId;
 use crate::proxy::upload::RequestBody;
+use crate::proxy::wire::{Wire, WireError};
 
 /// Connections open to each node, from all workers together.
 #[derive(Debug, Default)]
@@ -67,13 +65,11 @@ impl Drop for Lease {
     }
 }
 
-type Driver = Connection<TokioIo<TcpStream>, RequestBody>;
-
 /// One connection to a node. Dropping it closes it.
 #[derive(Debug)]
 pub(super) struct Upstream {
-    sender: SendRequest<RequestBody>,
-    driver: Box<Driver>,
+    /// Boxed since connections are moved about more often than opened.
+    wire: Box<Wire<TcpStream>>,
     node: NodeId,
     slot: u32,
     born: Time,
@@ -97,8 +93,8 @@ pub(super) enum ConnectError {
 /// Why there is no response.
 #[derive(Debug)]
 pub(super) struct ExchangeError {
-    /// What hyper says.
-    pub(super) source: hyper::Error,
+    /// What went wrong.
+    pub(super) source: WireError,
     /// The request, if nothing of it was written.
     pub(super) unsent: Option<Request<RequestBody>>,
     /// Whether the connection had carried a request before.
@@ -122,54 +118,39 @@ impl Upstream {
         };
         // Small writes must not wait for acknowledgements; a socket that refuses the option still works.
         let _ = stream.set_nodelay(true);
-        let (sender, driver) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| ConnectError::Io(io::Error::other(error)))?;
-        let (node, slot) = (node.id, node.slot);
-        Ok(Upstream { sender, driver: Box::new(driver), node, slot, born: now, idle_since: now, used: false, lease })
+        let wire = Box::new(Wire::new(stream));
+        Ok(Upstream { wire, node: node.id, slot: node.slot, born: now, idle_since: now, used: false, lease })
     }
 
-    /// Drives the connection; `true` once it has ended.
-    pub(super) fn poll_driver(&mut self, cx: &mut Context<'_>) -> bool {
-        Pin::new(&mut *self.driver).poll(cx).is_ready()
-    }
-
-    /// Sends `request` and waits for the response head.
-    pub(super) async fn exchange(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, ExchangeError> {
+    /// Sends `request` and waits for the response head; the body follows by [`Upstream::poll_frame`].
+    pub(super) async fn exchange(&mut self, request: Request<RequestBody>) -> Result<Parts, ExchangeError> {
         let reused = std::mem::replace(&mut self.used, true);
-        let mut answer = pin!(self.sender.try_send_request(request));
-        let driver = &mut self.driver;
-        let mut ended = false;
-        std::future::poll_fn(|cx| {
-            // The answer can only come from the driver, which this very call polls: it needs no waker of its own,
-            // and without one it does not wake this task a second time.
-            ended = ended || Pin::new(&mut **driver).poll(cx).is_ready();
-            match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
-                Poll::Ready(Err(mut error)) => {
-                    let unsent = error.take_message();
-                    Poll::Ready(Err(ExchangeError { source: error.into_error(), unsent, reused }))
-                }
-                Poll::Pending => Poll::Pending,
-            }
-        })
-        .await
+        self.wire.begin(&request);
+        let mut unsent = Some(request);
+        let answer = std::future::poll_fn(|cx| self.wire.poll_head(cx, &mut unsent)).await;
+        answer.map_err(|source| ExchangeError { source, unsent, reused })
+    }
+
+    /// The next piece of the response body, or its trailers.
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, WireError>>> {
+        self.wire.poll_frame(cx)
+    }
+
+    /// Whether the response has been read whole.
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.wire.is_end_stream()
+    }
+
+    /// Bytes of the response body that are left.
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.wire.size_hint()
     }
 
     /// Sends `request` and reads the whole response; `None` if it fails or has more than `most` bytes.
     pub(super) async fn fetch(&mut self, request: Request<RequestBody>, most: usize) -> Option<(StatusCode, Bytes)> {
-        let response = self.exchange(request).await.ok()?;
-        let status = response.status();
-        let mut incoming = response.into_body();
+        let head = self.exchange(request).await.ok()?;
         let mut body = BytesMut::new();
-        while !incoming.is_end_stream() {
-            let frame = std::future::poll_fn(|cx| {
-                self.poll_driver(cx);
-                Pin::new(&mut incoming).poll_frame(cx)
-            });
-            let Some(frame) = frame.await else { break };
+        while let Some(frame) = std::future::poll_fn(|cx| self.poll_frame(cx)).await {
             if let Ok(data) = frame.ok()?.into_data() {
                 body.extend_from_slice(&data);
             }
@@ -177,13 +158,7 @@ impl Upstream {
                 return None;
             }
         }
-        Some((status, body.freeze()))
-    }
-
-    /// Whether a request can be sent now. Notices a node that has closed the connection meanwhile.
-    fn is_usable(&mut self) -> bool {
-        let ended = self.poll_driver(&mut Context::from_waker(Waker::noop()));
-        !ended && self.sender.is_ready()
+        Some((head.status, body.freeze()))
     }
 
     fn is_too_old(&self, limits: &Limits, now: Time) -> bool {
@@ -194,17 +169,22 @@ impl Upstream {
         now.since(self.idle_since) >= limits.node_idle_timeout
     }
 
-    /// Turns it into a connection that can be upgraded, driven by a task of its own.
-    pub(super) fn into_tunnel(self) -> SendRequest<RequestBody> {
-        let Upstream { sender, driver, lease, .. } = self;
-        let driver = driver.with_upgrades();
-        tokio::spawn(async move {
-            // How it ends shows at the two ends of the tunnel.
-            let _ = driver.await;
-            drop(lease);
-        });
-        sender
+    /// The socket and what the node sent behind its head, if it has switched protocols.
+    pub(super) fn into_switched(self) -> Option<Switched> {
+        let Upstream { wire, lease, .. } = self;
+        let (stream, begun) = wire.into_switched()?;
+        Some(Switched { stream, begun, _lease: lease })
     }
+}
+
+/// A connection that speaks another protocol now.
+#[derive(Debug)]
+pub(super) struct Switched {
+    pub(super) stream: TcpStream,
+    /// What the node has sent in it already.
+    pub(super) begun: Bytes,
+    /// It counts among the node's connections until it is closed.
+    _lease: Lease,
 }
 
 /// The idle connections of one worker, by node.
@@ -224,15 +204,15 @@ impl Pool {
                 idle.get_mut(node.slot as usize)?.pop()?
             };
             let fresh = !found.is_too_old(limits, now) && !found.is_idle_too_long(limits, now);
-            if found.node == node.id && fresh && found.is_usable() {
+            if found.node == node.id && fresh && found.wire.is_quiet() {
                 return Some(found);
             }
         }
     }
 
-    /// Keeps a connection whose response has ended, unless enough are kept already.
+    /// Keeps a connection whose response has ended well, unless enough are kept already.
     pub(super) fn put(&self, mut upstream: Upstream, limits: &Limits, now: Time) {
-        if upstream.is_too_old(limits, now) {
+        if upstream.is_too_old(limits, now) || !upstream.wire.settle() {
             return;
         }
         upstream.idle_since = now;
@@ -252,7 +232,7 @@ impl Pool {
         for connections in idle.iter_mut() {
             connections.retain_mut(|upstream| {
                 let old = upstream.is_too_old(limits, now) || upstream.is_idle_too_long(limits, now);
-                !old && fleet.nodes().iter().any(|node| node.id == upstream.node) && upstream.is_usable()
+                !old && fleet.nodes().iter().any(|node| node.id == upstream.node) && upstream.wire.is_quiet()
             });
         }
     }

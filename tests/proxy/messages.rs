@@ -128,16 +128,16 @@ async fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[tokio::test]
-async fn a_node_that_gives_two_lengths_is_not_passed_on_as_such() {
-    let (node, rig, mut client) = scene().await;
-    client.send(get("/")).await;
-    let (mut call, _) = node.request().await;
-    let both = "HTTP/1.1 200 OK\r\ncontent-length: 7\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
-    call.send(both).await;
-    let message = client.message().await;
-    assert_eq!((message.text(), message.clean), ("hi", true));
-    drop(call);
-    for lengths in ["content-length: 2\r\ncontent-length: 3", "content-length: -1", "content-length: 2, 3"] {
+async fn a_node_whose_response_may_have_two_lengths_has_broken_the_protocol() {
+    let (node, rig, _) = scene().await;
+    let framings = [
+        "content-length: 2\r\ncontent-length: 3",
+        "content-length: -1",
+        "content-length: 2, 3",
+        "content-length: 7\r\ntransfer-encoding: chunked",
+        "transfer-encoding: gzip, chunked",
+    ];
+    for lengths in framings {
         let mut client = rig.client().await;
         client.send(get("/")).await;
         let (mut call, _) = node.request().await;

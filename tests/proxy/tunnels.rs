@@ -76,9 +76,9 @@ async fn a_node_that_declines_answers_like_to_any_other_request() {
     let message = client.message().await;
     assert_eq!((message.status(), message.text(), message.head.get("via")), (426, "nope", Some("1.1 bellwether")));
     rig.one_attempt("a", "completed").await;
-    // The client's connection goes on as HTTP.
+    // Both connections go on as HTTP.
     client.send(get("/")).await;
-    let (mut call, head) = node.request().await;
+    let head = call.head().await;
     assert_eq!(head.get("upgrade"), None);
     call.send(crate::wire::ok("next")).await;
     assert_eq!(client.message().await.text(), "next");
