@@ -113,7 +113,8 @@ impl App {
         self.telemetry.render(&Scrape {
             now: self.clock.now(),
             fleet: &self.balancer.fleet(),
-            policy: self.balancer.routing(),
+            balancer: &self.balancer,
+            trainer: &self.trainer,
             connections: self.connections.load(Ordering::Relaxed),
             node_connections: &|node| self.open_connections.count(node),
         })

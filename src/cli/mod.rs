@@ -11,6 +11,7 @@ pub mod demo;
 mod run;
 mod settings;
 pub mod simulate;
+mod train;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -51,6 +52,7 @@ enum Verb {
     Demo(demo::DemoArgs),
     /// Policies compared in virtual time, on the same requests, in seconds
     Simulate(simulate::SimulateArgs),
+    Train(train::Train),
     Check(check::Check),
     Config(config::Config),
 }
@@ -65,6 +67,7 @@ impl Cli {
             Verb::Run(run) => run.execute(process, screen),
             Verb::Demo(args) => Ok(run_demo(&args, screen)),
             Verb::Simulate(args) => run_simulate(&args, screen),
+            Verb::Train(train) => train.execute(screen),
             Verb::Check(check) => check.execute(process.env, screen),
             Verb::Config(config) => config.execute(process.env, screen),
         }

@@ -1,6 +1,7 @@
 //! `bellwether run`: settings, log, banner, and then the server until it is told to stop.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -9,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::settings::{SettingsArgs, load};
 use super::{Exit, Process, Screen};
 use crate::config::{Loaded, Sources};
+use crate::recording::Recorder;
 use crate::server::Server;
 use crate::telemetry::logging::LogControl;
 
@@ -35,6 +37,9 @@ pub(super) struct Run {
     /// Start without nodes; the admin API can add some
     #[arg(long)]
     allow_no_nodes: bool,
+    /// Write every attempt to this file as a line of JSON, for `train`; rotated, at most 640 MB in all
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
 }
 
 impl Run {
@@ -58,11 +63,21 @@ impl Run {
             Ok(log) => log,
             Err(error) => return Ok(screen.failed(&error)),
         };
+        let recorder = match self.record.as_deref().map(|path| (path, Recorder::start(path))) {
+            Some((path, Err(error))) => {
+                return Ok(screen.failed(&format!("cannot record to {}: {error}", path.display())));
+            }
+            Some((_, Ok(recorder))) => Some(recorder),
+            None => None,
+        };
         raise_file_limit(&loaded);
         let server = match Server::start(loaded.settings.clone()) {
             Ok(server) => server,
             Err(error) => return Ok(screen.failed(&error)),
         };
+        if let Some(recorder) = recorder {
+            server.app().trainer.record_to(recorder);
+        }
         let banner = banner(&loaded, &server);
         match serve(server, sources, log, || write!(screen.err, "{banner}")) {
             Ok(()) => Ok(Exit::Fine),

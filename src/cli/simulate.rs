@@ -4,11 +4,13 @@
 //! confidence intervals, failures on cue, and yardsticks that no real proxy could have. The result goes to standard
 //! output and depends on nothing but scenario, seeds and binary; progress goes to standard error.
 
+mod record;
 mod table;
 
 use std::fs;
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -16,6 +18,7 @@ use clap::{Args, ValueEnum};
 use crate::sim::report::{Plan, Report, execute};
 use crate::sim::roster::{self, RosterError};
 use crate::sim::scenario::{REQUESTS_MAX, Scenario, ScenarioError, shipped};
+use crate::sim::trace::{Trace, TraceError};
 
 /// Who competes unless told otherwise: the strongest of the classic policies, and what could be had by hand.
 const DEFAULT_POLICIES: &str =
@@ -46,6 +49,14 @@ pub struct SimulateArgs {
     /// Leave out the scenario's events; nodes that would join never do
     #[arg(long)]
     pub without_events: bool,
+    /// Requests of a production trace (rows of TIMESTAMP,ContextTokens,GeneratedTokens) in place of drawn ones, at the
+    /// trace's own rhythm, stretched to the load
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Write every attempt of the one run that is asked for (one policy, load and seed) to this file, for `train`, in
+    /// place of a table
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
     /// Runs at the same time
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64))]
     pub threads: u64,
@@ -103,6 +114,28 @@ pub enum SimulateError {
         /// What it may be.
         allowed: String,
     },
+    /// The trace is wrong.
+    #[error("--trace {}: {error}", path.display())]
+    Trace {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        error: TraceError,
+    },
+    /// A trace has tokens, and the servers know none.
+    #[error("--trace: {0} has servers without tokens")]
+    TraceOnPlain(String),
+    /// The recording cannot be written.
+    #[error("--record {}: {error}", path.display())]
+    Record {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// More than one run cannot be one recording.
+    #[error("--record: takes one policy, one load and one seed (--policies NAME --load X --seeds 1)")]
+    NotOne,
     /// A policy is wrong.
     #[error("--policies: {0}")]
     Policy(#[from] RosterError),
@@ -120,6 +153,10 @@ pub fn simulate(args: &SimulateArgs, out: &mut dyn Write) -> Result<(), Simulate
         return Ok(list(out)?);
     }
     let plan = plan(args)?;
+    if let Some(path) = &args.record {
+        record::record(&plan, path, out)?;
+        return Ok(out.flush()?);
+    }
     let report = run(&plan)?;
     match args.output {
         SimulateOutput::Table => table::write(&report, out)?,
@@ -153,6 +190,11 @@ fn plan(args: &SimulateArgs) -> Result<Plan, SimulateError> {
     }
     if args.without_events {
         scenario = scenario.without_incidents();
+    }
+    if let Some(path) = &args.trace {
+        let trace = Trace::read(path).map_err(|error| SimulateError::Trace { path: path.clone(), error })?;
+        let name = scenario.name.clone();
+        scenario = scenario.replaying(Arc::new(trace)).ok_or(SimulateError::TraceOnPlain(name))?;
     }
     let loads = if args.load.is_empty() { scenario.loads.clone() } else { args.load.clone() };
     for load in &loads {
@@ -250,6 +292,31 @@ mod tests {
         assert!(output("--scenario llm-mixed --policies greedy-oracle").expect_err("refused").contains("plain"));
         assert!(output("--scenario llm-mixed --load 0").expect_err("refused").contains("above 0"));
         assert!(output("--scenario llm-mixed --seconds 900000").expect_err("refused").contains("requests"));
+    }
+
+    #[test]
+    fn a_run_on_a_trace_is_recorded_and_a_model_is_made_of_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let rows = (0..60).map(|i| format!("2023-11-16 18:00:{i:02}.25,{},{}\n", 200 + 40 * i, 40 + i));
+        fs::write(path("trace.csv"), rows.collect::<String>()).expect("written");
+        let line = format!(
+            "--scenario llm-mixed --policies adaptive --load 0.3 --seconds 90 --seeds 1 --trace {} --record {}",
+            path("trace.csv"),
+            path("samples.jsonl")
+        );
+        assert!(output(&line).expect("sound").contains("attempts of adaptive at 30 % load"));
+        let rows: Vec<_> = crate::recording::read(dir.path().join("samples.jsonl").as_path()).expect("there").collect();
+        let lengths = rows.iter().map(|row| row.as_ref().expect("sound").1.prompt_tokens);
+        assert!(rows.len() > 500 && lengths.into_iter().all(|tokens| tokens % 40 == 0), "{}", rows.len());
+        let trained = crate::training::train(rows.into_iter()).expect("enough");
+        assert!(trained.report.model_error < trained.report.baseline_error, "{:?}", trained.report);
+        let several = line.replace("--load 0.3", "--load 0.3,0.5");
+        assert!(output(&several).expect_err("refused").contains("one load"));
+        let plain = line.replace("llm-mixed", "plain-mixed");
+        assert!(output(&plain).expect_err("refused").contains("without tokens"));
+        let lines = line.replace("trace.csv", "samples.jsonl");
+        assert!(output(&lines).expect_err("refused").contains("line 1"));
     }
 
     #[test]

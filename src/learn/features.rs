@@ -80,6 +80,10 @@ impl Target {
     /// All of them, in the order of [`Target::index`].
     pub const ALL: [Target; TARGETS] = [Target::Total, Target::TotalTokens, Target::FirstByte, Target::Gap];
 
+    /// Those of whole answers: the number of their samples says how well a node is known, as that of gaps, which are
+    /// gathered by the clock, does not.
+    pub const ANSWERS: [Target; TARGETS - 1] = [Target::Total, Target::TotalTokens, Target::FirstByte];
+
     /// Place in tables.
     pub const fn index(self) -> usize {
         self as usize

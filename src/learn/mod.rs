@@ -37,7 +37,7 @@ mod teacher;
 mod tests;
 
 pub use features::Target;
-pub use guard::Fallback;
+pub use guard::{Fallback, log_error};
 pub use learned::{Knobs, Learned, NodeLearned};
 pub use learner::{Learner, PENDING_MAX, Scored};
 pub use nonneg::SolveError;

@@ -42,6 +42,18 @@ pub enum How {
     Unknown,
 }
 
+impl How {
+    /// The target that most of such an answer's time is a matter of; `None` where nothing answers for it.
+    pub fn target(self) -> Option<Target> {
+        match self {
+            How::Streamed => Some(Target::Gap),
+            How::Tokens => Some(Target::TotalTokens),
+            How::Plain => Some(Target::Total),
+            How::Unknown => None,
+        }
+    }
+}
+
 /// A node's load as a decision sees it, without the new request.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct NodeLoad {
@@ -226,6 +238,23 @@ impl NodeModel {
         Prediction { first_byte_s: with, gap_s: 0.0, total_s: with, marginal_s, marginal_first_byte_s: marginal_s }
     }
 
+    /// Seconds that one more request like `ask` in flight, and for a first byte waiting, adds to `target` under `load`.
+    pub fn slope_s(&self, target: Target, factors: &Factors, load: &NodeLoad, ask: &Ask) -> f64 {
+        let waits = target == Target::FirstByte;
+        let more = NodeLoad {
+            in_flight: load.in_flight + 1.0,
+            waiting: load.waiting + f64::from(u8::from(waits)),
+            waiting_prompt: load.waiting_prompt + if waits { ask.prompt } else { 0.0 },
+        };
+        let of = |load: &NodeLoad| match target {
+            Target::Total => self.predict(factors, load, &Ask { how: How::Plain, ..*ask }).total_s,
+            Target::TotalTokens => self.predict(factors, load, &Ask { how: How::Tokens, ..*ask }).total_s,
+            Target::FirstByte => self.predict(factors, load, &Ask { how: How::Streamed, ..*ask }).first_byte_s,
+            Target::Gap => self.predict(factors, load, &Ask { how: How::Streamed, ..*ask }).gap_s,
+        };
+        of(&more) - of(load)
+    }
+
     /// The expected time between signs of life of a busy node.
     pub fn sign_interval_s(&self, has: &[bool; TARGETS], factors: &Factors, load: &NodeLoad) -> f64 {
         let index = Target::FirstByte.index();
@@ -281,6 +310,9 @@ pub(crate) mod tests {
         assert!((p.first_byte_s - (0.1 + 0.4 * 1.1 + 0.3 * 2.0 + 0.5 * h)).abs() < 1e-12);
         assert!((p.total_s - (p.first_byte_s + 210.0 * (0.02 + 0.001 * 11.0))).abs() < 1e-12);
         let first_byte = 2.0 * 0.4 * 1.1 + 0.5 * 3.0;
+        let slope_s = |target| node.slope_s(target, &NEUTRAL, &load(10, 2), &ask(How::Streamed));
+        assert!((slope_s(Target::FirstByte) - (0.3 * 1.1 + 0.5)).abs() < 1e-12);
+        assert!((slope_s(Target::Gap) - 0.001).abs() < 1e-12);
         assert!((p.marginal_first_byte_s - first_byte).abs() < 1e-12);
         assert!((p.marginal_s - (8.0 * (0.001 * 210.0 + 0.4 * 1.1) + first_byte)).abs() < 1e-12);
     }

@@ -20,6 +20,7 @@ pub mod roster;
 pub mod scenario;
 mod server;
 pub mod statistics;
+pub mod trace;
 pub mod workload;
 pub mod yardstick;
 

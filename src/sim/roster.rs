@@ -104,23 +104,36 @@ pub fn check(name: &str, scenario: &Scenario) -> Result<(), RosterError> {
 /// # Errors
 /// Those of [`check`], and a fleet with two nodes of one name.
 pub fn make(name: &str, setup: &Setup<'_>) -> Result<Instance, RosterError> {
+    make_observed(name, setup, Vec::new())
+}
+
+/// The same, with observers that hear of every attempt.
+///
+/// # Errors
+/// As [`make`].
+pub fn make_observed(
+    name: &str,
+    setup: &Setup<'_>,
+    mut observers: Vec<Arc<dyn Observer>>,
+) -> Result<Instance, RosterError> {
     check(name, setup.scenario)?;
     let weighted = name == ORACLE_WEIGHTED;
     let fleet = fleet(setup.scenario, weighted)?;
-    let unlisted = |policy: Arc<dyn Policy>, fleet| {
-        Balancer::with_policy(fleet, PolicyId::UNLISTED, policy, setup.clock.clone(), Vec::new())
+    let unlisted = |policy: Arc<dyn Policy>, fleet, observers| {
+        Balancer::with_policy(fleet, PolicyId::UNLISTED, policy, setup.clock.clone(), observers)
     };
     let balancer = match name {
-        C3_NAME => unlisted(Arc::new(C3::new(setup.scenario.proxies)), fleet),
-        PREQUAL => unlisted(Arc::new(Prequal::new(setup.seed)), fleet),
-        GREEDY => unlisted(Arc::new(GreedyOracle::new(setup.foresight.clone())), fleet),
+        C3_NAME => unlisted(Arc::new(C3::new(setup.scenario.proxies)), fleet, observers),
+        PREQUAL => unlisted(Arc::new(Prequal::new(setup.seed)), fleet, observers),
+        GREEDY => unlisted(Arc::new(GreedyOracle::new(setup.foresight.clone())), fleet, observers),
         _ => {
             let name = if weighted { "least-connections" } else { name };
             let id = PolicyId::named(name).ok_or_else(|| RosterError::Unknown(name.to_owned()))?;
             let samples = Arc::new(Samples::default());
-            let observers: Vec<Arc<dyn Observer>> = vec![Arc::clone(&samples) as Arc<dyn Observer>];
             let learns = name == LEARNING;
-            let observers = if learns { observers } else { Vec::new() };
+            if learns {
+                observers.push(Arc::clone(&samples) as Arc<dyn Observer>);
+            }
             let balancer = Arc::new(Balancer::new(fleet, id, setup.clock.clone(), observers));
             let hooks = if learns { learning::hooks(&balancer, samples) } else { Vec::new() };
             return Ok(Instance { balancer, hooks, weighted });

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::clock::Time;
 use crate::request::{KindId, RequestShape};
 use crate::sim::random::exponential;
+use crate::sim::trace::Trace;
 use crate::sim::{Lognormal, Work};
 
 /// How many different clients send requests, unless a scenario says otherwise: enough that address hashing spreads.
@@ -58,6 +59,8 @@ pub struct Workload {
     pub kinds: Vec<KindMix>,
     /// Whether answers are asked for as streams.
     pub streaming: bool,
+    /// Lengths and rhythm in place of `kinds` and Poisson arrivals, at the first rate.
+    pub trace: Option<Arc<Trace>>,
     /// Number of clients, at least 1.
     pub clients: u32,
     /// Number of proxies that the requests spread over, at least 1.
@@ -85,6 +88,8 @@ pub struct Arrival {
 pub struct Arrivals {
     workload: Arc<Workload>,
     now_s: f64,
+    /// Requests of the trace that have come.
+    replayed: usize,
     times: fastrand::Rng,
     sizes: fastrand::Rng,
     clients: fastrand::Rng,
@@ -98,6 +103,7 @@ impl Arrivals {
         Arrivals {
             workload,
             now_s: 0.0,
+            replayed: 0,
             times: stream(seed, "times"),
             sizes: stream(seed, "sizes"),
             clients: stream(seed, "clients"),
@@ -127,6 +133,32 @@ impl Arrivals {
         }
     }
 
+    /// The next request by the distributions.
+    fn draw(&mut self) -> Option<(Time, KindId, Work)> {
+        let at = Time::from_secs_f64(self.next_time()?);
+        let (kind, sizes) = self.kind();
+        let work = match sizes {
+            Sizes::Tokens { prompt, output } => Work {
+                prompt_tokens: prompt.draw_count(&mut self.sizes),
+                output_tokens: output.draw_count(&mut self.sizes),
+                plain_s: 0.0,
+            },
+            Sizes::Seconds(seconds) => {
+                Work { prompt_tokens: 0, output_tokens: 0, plain_s: seconds.draw(&mut self.sizes) }
+            }
+        };
+        Some((at, kind, work))
+    }
+
+    /// The next request of a trace.
+    fn replay(&mut self, trace: &Trace) -> Option<(Time, KindId, Work)> {
+        let per_s = self.workload.rates.first()?.per_s;
+        let row = trace.row(self.replayed, per_s);
+        self.replayed += 1;
+        let work = Work { prompt_tokens: row.prompt_tokens, output_tokens: row.output_tokens, plain_s: 0.0 };
+        (per_s > 0.0).then(|| (Time::from_secs_f64(row.at_s), KindId(1), work))
+    }
+
     fn kind(&mut self) -> (KindId, Sizes) {
         let kinds = &self.workload.kinds;
         if let [only] = kinds.as_slice() {
@@ -148,21 +180,13 @@ impl Iterator for Arrivals {
     type Item = Arrival;
 
     fn next(&mut self) -> Option<Arrival> {
-        let at = Time::from_secs_f64(self.next_time()?);
+        let (at, kind, work) = match self.workload.trace.clone() {
+            Some(trace) => self.replay(&trace)?,
+            None => self.draw()?,
+        };
         if at >= self.workload.until {
             return None;
         }
-        let (kind, sizes) = self.kind();
-        let work = match sizes {
-            Sizes::Tokens { prompt, output } => Work {
-                prompt_tokens: prompt.draw_count(&mut self.sizes),
-                output_tokens: output.draw_count(&mut self.sizes),
-                plain_s: 0.0,
-            },
-            Sizes::Seconds(seconds) => {
-                Work { prompt_tokens: 0, output_tokens: 0, plain_s: seconds.draw(&mut self.sizes) }
-            }
-        };
         let client = self.clients.u32(..self.workload.clients.max(1));
         let shape = RequestShape {
             kind,
@@ -212,6 +236,7 @@ mod tests {
             until: Time::from_secs_f64(until),
             kinds: vec![KindMix { share: 1.0, sizes: Sizes::Tokens { prompt: PROMPT_TOKENS, output: OUTPUT_TOKENS } }],
             streaming: true,
+            trace: None,
             clients: 10,
             proxies: 1,
         }

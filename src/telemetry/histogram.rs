@@ -79,7 +79,7 @@ impl Histogram {
 }
 
 /// A label value as the text format wants it.
-fn escaped(value: &str) -> String {
+pub(super) fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 

@@ -9,6 +9,7 @@
 mod access;
 mod codes;
 mod histogram;
+mod learning;
 pub mod logging;
 mod meters;
 mod process;
@@ -31,11 +32,12 @@ use self::meters::AllMeters;
 use self::process::Process;
 use self::series::Registry;
 use self::words::Words;
-use crate::balancer::{Observer, Reason};
+use crate::balancer::{Balancer, Observer, Reason};
 use crate::clock::Time;
 use crate::fleet::{Change, Fleet, Node};
 use crate::outcome::Sample;
 use crate::policy::{PolicyId, REGISTRY};
+use crate::trainer::Trainer;
 
 /// What a node may not be called: metrics show the proxy's own answers under it.
 pub const NO_NODE: &str = "none";
@@ -50,8 +52,10 @@ pub struct Scrape<'a> {
     pub now: Time,
     /// The nodes that are shown; series of all others are gone.
     pub fleet: &'a Fleet,
-    /// Who decides.
-    pub policy: PolicyId,
+    /// Who decides, and what it knows.
+    pub balancer: &'a Balancer,
+    /// Who learns.
+    pub trainer: &'a Trainer,
     /// Client connections open.
     pub connections: usize,
     /// Connections open to a node.
@@ -187,7 +191,7 @@ impl Telemetry {
     pub fn render(&self, scrape: &Scrape<'_>) -> String {
         self.connections.set(scrape.connections as f64);
         for (at, gauge) in self.policies.iter().enumerate() {
-            gauge.set(f64::from(u8::from(usize::from(scrape.policy.0) == at)));
+            gauge.set(f64::from(u8::from(usize::from(scrape.balancer.routing().0) == at)));
         }
         self.log_lines_dropped.absolute(sink::dropped());
         let process = Process::read();
@@ -203,6 +207,7 @@ impl Telemetry {
             // The exporter's counters are whole numbers; this one is not.
             parts.push(format!("# TYPE {0} counter\n{0} {cpu_s}\n", series::CPU_SECONDS));
         }
+        parts.push(learning::render(scrape.now, scrape.fleet, scrape.balancer, scrape.trainer));
         let nodes = scrape.fleet.nodes();
         parts.extend(nodes.iter().map(|node| self.nodes.of(node, |meters| meters.render(node, scrape))));
         series::merge(&parts)

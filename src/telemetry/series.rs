@@ -37,6 +37,31 @@ pub(super) const PROMPT_TOKENS: &str = "bellwether_prompt_tokens_total";
 pub(super) const LOG_LINES_DROPPED: &str = "bellwether_log_lines_dropped_total";
 pub(super) const FIT_SECONDS: &str = "bellwether_fit_seconds";
 pub(super) const PREDICTION_ERROR: &str = "bellwether_prediction_error_ratio";
+pub(super) const PREDICTED_SECONDS: &str = "bellwether_predicted_seconds";
+pub(super) const MODEL_SPEED: &str = "bellwether_model_speed_factor";
+pub(super) const MODEL_SLOPE: &str = "bellwether_model_slope";
+pub(super) const MODEL_SAMPLES: &str = "bellwether_model_samples";
+pub(super) const MODEL_FITS: &str = "bellwether_model_fits_total";
+pub(super) const MODEL_ERROR: &str = "bellwether_model_error";
+pub(super) const MODEL_AGE: &str = "bellwether_model_age_seconds";
+pub(super) const MODEL_VERSION: &str = "bellwether_model_version";
+pub(super) const MODEL_SAVES: &str = "bellwether_model_saves_total";
+pub(super) const FALLBACK_ACTIVE: &str = "bellwether_fallback_active";
+pub(super) const NODE_CAPACITY: &str = "bellwether_node_capacity_rps";
+pub(super) const NODE_CAPACITY_BOUND: &str = "bellwether_node_capacity_is_lower_bound";
+pub(super) const NODE_SHARE: &str = "bellwether_node_share";
+pub(super) const NODE_FAIR_SHARE: &str = "bellwether_node_fair_share";
+pub(super) const FLEET_UTILIZATION: &str = "bellwether_fleet_utilization";
+pub(super) const EXPLORATIONS: &str = "bellwether_explorations_total";
+pub(super) const LABELS: &str = "bellwether_model_labels_total";
+pub(super) const SAMPLES_UNFIT: &str = "bellwether_samples_unfit_total";
+pub(super) const SAMPLES_DROPPED: &str = "bellwether_samples_dropped_total";
+pub(super) const SHADOW_DECISIONS: &str = "bellwether_shadow_decisions_total";
+pub(super) const SHADOW_RESPONSE: &str = "bellwether_shadow_response_seconds_total";
+pub(super) const SHADOW_ADDED: &str = "bellwether_shadow_added_seconds_total";
+pub(super) const TRAINER_UP: &str = "bellwether_trainer_up";
+pub(super) const TRAINER_RESTARTS: &str = "bellwether_trainer_restarts_total";
+pub(super) const RECORDS_LOST: &str = "bellwether_records_lost_total";
 pub(super) const RESIDENT_BYTES: &str = "process_resident_memory_bytes";
 pub(super) const OPEN_FDS: &str = "process_open_fds";
 pub(super) const CPU_SECONDS: &str = "process_cpu_seconds_total";
@@ -74,6 +99,52 @@ pub(super) const HELP: &[(&str, &str)] = &[
         PREDICTION_ERROR,
         "Observed over predicted response time of completed attempts, with the true output length put in; 1 is exact.",
     ),
+    (PREDICTED_SECONDS, "Response time predicted for the typical request on the node, at its load now."),
+    (MODEL_SPEED, "Response times of the node relative to the fleet's, load aside; below 1 is faster."),
+    (
+        MODEL_SLOPE,
+        "Seconds that one more typical request in flight adds at the node's load now: to a response, to a first byte, or to the gap between two events.",
+    ),
+    (MODEL_SAMPLES, "Decayed number of answers that what is known of the node rests on."),
+    (MODEL_FITS, "Fits, one per target and half second, by what became of them."),
+    (
+        MODEL_ERROR,
+        "Decayed mean of |ln(predicted / observed)| over completed attempts, of the model and of the moving average that it must beat.",
+    ),
+    (MODEL_AGE, "Time since the model in force was published."),
+    (MODEL_VERSION, "Version of the model in force; 0 for none."),
+    (MODEL_SAVES, "Saves of the learned state to disk."),
+    (
+        FALLBACK_ACTIVE,
+        "1 for the reason why the fallback routes in place of the model, 0 for the others; all 0 while the model is trusted.",
+    ),
+    (NODE_CAPACITY, "Requests per second of the present mix that the node can answer, by its learned curve."),
+    (NODE_CAPACITY_BOUND, "1 while the node was never busy enough to know more than that it can do at least that."),
+    (NODE_SHARE, "The node's part of the attempts that ended of late."),
+    (NODE_FAIR_SHARE, "The node's part of the fleet's capacity."),
+    (
+        FLEET_UTILIZATION,
+        "Attempts per second of late over the fleet's capacity; too high while capacities are lower bounds.",
+    ),
+    (EXPLORATIONS, "Decisions for a node that was not the best, to learn of it."),
+    (LABELS, "Samples that the model learned from."),
+    (SAMPLES_UNFIT, "Samples that say nothing about response times, by why."),
+    (SAMPLES_DROPPED, "Samples dropped because the trainer was behind."),
+    (
+        SHADOW_DECISIONS,
+        "Decisions of another policy that were compared, a sixteenth of all, by whether the policy adaptive would have decided alike.",
+    ),
+    (
+        SHADOW_RESPONSE,
+        "Response times predicted for compared decisions: on the node that got the request, and on the one that adaptive would have chosen.",
+    ),
+    (
+        SHADOW_ADDED,
+        "What compared decisions were predicted to add to the response times of requests in flight, on the same two nodes.",
+    ),
+    (TRAINER_UP, "Whether somebody learns."),
+    (TRAINER_RESTARTS, "Times that the trainer panicked or stalled and was replaced."),
+    (RECORDS_LOST, "Samples that could not be recorded: the disk was full or too slow."),
     (RESIDENT_BYTES, "Resident memory of the process."),
     (OPEN_FDS, "Open file descriptors of the process."),
     (CPU_SECONDS, "User and system processor time of the process."),

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::clock::Clock;
 use crate::node::NodeSpec;
 use crate::outcome::{Censor, Failure, Outcome};
 use crate::request::KindId;
@@ -12,7 +13,21 @@ fn fleet(names: &[&str]) -> Fleet {
 }
 
 fn text(telemetry: &Telemetry, fleet: &Fleet) -> String {
-    telemetry.render(&Scrape { now: Time::ZERO, fleet, policy: PolicyId(0), connections: 3, node_connections: &|_| 5 })
+    let (balancer, trainer) = idle();
+    let scrape = Scrape {
+        now: Time::ZERO,
+        fleet,
+        balancer: &balancer,
+        trainer: &trainer,
+        connections: 3,
+        node_connections: &|_| 5,
+    };
+    telemetry.render(&scrape)
+}
+
+/// Somebody who decides by round-robin, and somebody who learns nothing.
+fn idle() -> (Balancer, Trainer) {
+    (Balancer::new(Fleet::default(), PolicyId(0), Clock::manual(), Vec::new()), Trainer::default())
 }
 
 fn value(text: &str, series: &str) -> Option<f64> {
@@ -47,9 +62,24 @@ fn series_exist_with_zero_before_the_first_request() {
         "bellwether_rejected_total{reason=\"no_healthy_node\"}",
         "bellwether_in_flight{node=\"a\"}",
         "bellwether_config_reloads_total{result=\"failure\"}",
+        "bellwether_model_fits_total{result=\"worse\"}",
+        "bellwether_model_samples{node=\"a\"}",
+        "bellwether_fallback_active{reason=\"stale\"}",
+        "bellwether_shadow_decisions_total{agree=\"false\"}",
+        "bellwether_shadow_response_seconds_total{choice=\"adaptive\"}",
+        "bellwether_explorations_total",
+        "bellwether_prediction_error_ratio_count",
+        "bellwether_fit_seconds_count",
+        "bellwether_samples_dropped_total",
+        "bellwether_trainer_up",
     ] {
         assert_eq!(value(&text, series), Some(0.0), "{series}\n{text}");
     }
+    for unknown in ["predicted_seconds", "model_speed_factor", "node_capacity_rps", "node_fair_share"] {
+        assert!(text.contains(&format!("bellwether_{unknown}{{node=\"a\"}} NaN\n")), "{unknown}\n{text}");
+    }
+    assert!(text.contains("bellwether_model_slope{node=\"a\",target=\"gap\"} NaN\n"), "{text}");
+    assert_eq!(value(&text, "bellwether_fallback_active{reason=\"missing\"}"), Some(1.0));
     assert_eq!(value(&text, "bellwether_connections"), Some(3.0));
     assert_eq!(value(&text, "bellwether_node_connections{node=\"a\"}"), Some(5.0));
     assert_eq!(value(&text, "bellwether_node_state{node=\"a\",state=\"up\"}"), Some(1.0));

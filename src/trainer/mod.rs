@@ -18,13 +18,14 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::balancer::Observer;
 use crate::learn::Snapshot;
+use crate::recording::Recorder;
 
 pub use queue::QUEUE_MAX;
 pub use state::StateError;
@@ -97,6 +98,7 @@ pub struct Trainer {
     restarts: AtomicU64,
     /// Saves to disk: that succeeded, that failed.
     saves: [AtomicU64; 2],
+    recorder: OnceLock<Recorder>,
     supervisor: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
@@ -129,6 +131,18 @@ impl Trainer {
     /// Saves to disk since the start: how many succeeded, and how many failed.
     pub fn saves(&self) -> (u64, u64) {
         (self.saves[0].load(Ordering::Relaxed), self.saves[1].load(Ordering::Relaxed))
+    }
+
+    /// From now on every sample is recorded too. Only the first call counts.
+    pub fn record_to(&self, recorder: Recorder) {
+        if let Err(second) = self.recorder.set(recorder) {
+            second.stop();
+        }
+    }
+
+    /// Who records, if somebody does.
+    pub fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.get()
     }
 
     /// Forgets everything learned; the fallback routes until enough was learned anew. Blocks until it is done.
@@ -167,6 +181,9 @@ impl Trainer {
         let supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
         if supervisor.is_some_and(|supervisor| supervisor.join().is_err()) {
             tracing::error!("the trainer's supervisor panicked");
+        }
+        if let Some(recorder) = self.recorder() {
+            recorder.stop();
         }
     }
 

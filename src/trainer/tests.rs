@@ -6,12 +6,16 @@ use std::time::Instant;
 
 use super::*;
 use crate::app::App;
-use crate::balancer::{Scratch, Verdict};
+use crate::balancer::{Scratch, Stance, Verdict};
 use crate::config::Settings;
+use crate::emulator::{EmulatedFleet, Emulator};
 use crate::learn::Fallback;
+use crate::load::{self, LoadSpec, Stop};
 use crate::node::NodeSpec;
 use crate::outcome::Outcome;
 use crate::request::RequestShape;
+use crate::server::Server;
+use crate::sim::SimFleet;
 use crate::trainer::supervisor::STALLED_AFTER;
 
 /// Longer than anything here takes on the busiest machine; a test that waits so long has failed.
@@ -172,5 +176,129 @@ fn a_full_disk_costs_the_state_and_nothing_else() {
     assert!(matches!(app.trainer.save(), Err(OrderError::State(_))));
     assert_eq!(app.trainer.saves(), (0, 1));
     assert!(app.trainer.is_up());
+    app.trainer.stop();
+}
+
+#[test]
+fn every_sample_is_recorded_under_the_name_of_its_node() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("samples.jsonl");
+    let app = App::new(settings(None)).expect("valid");
+    app.trainer.record_to(Recorder::start(&path).expect("opened"));
+    start(&app).expect("threads");
+    answers(&app, 100);
+    app.trainer.stop();
+    let rows: Vec<_> = crate::recording::read(&path).expect("there").map(|row| row.expect("sound").1).collect();
+    assert_eq!(rows.len(), 100);
+    assert_eq!(rows.iter().filter(|row| row.node == "a").count(), 50);
+    assert!(rows.iter().all(|row| row.kind == "chat llama" && row.policy == "adaptive"), "{:?}", rows[0]);
+}
+
+/// The value of a series in a scrape.
+fn series(app: &App, name: &str) -> Option<f64> {
+    app.scrape().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+}
+
+/// Traffic on real sockets, until dropped.
+struct Traffic {
+    stop: Stop,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Traffic {
+    fn start(target: std::net::SocketAddr) -> Traffic {
+        let stop = Stop::default();
+        let told = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(load::run(LoadSpec::new(target, 60.0, PATIENCE), &Arc::default(), &told));
+        });
+        Traffic { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        self.stop.stop();
+        self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+#[test]
+fn a_proxy_on_real_sockets_learns_shows_it_survives_a_panic_and_remembers() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let fleet = SimFleet::named("study").expect("known").faster(20.0).with_slots_at_most(16);
+    let emulators = EmulatedFleet::start(&fleet, 1).expect("sockets");
+    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut settings = Settings { listen: any, ..settings(Some(dir.path())) };
+    settings.admin.listen = any;
+    let node = |emulator: &Emulator| NodeSpec::new(emulator.url()).named(emulator.name());
+    settings.nodes = emulators.nodes().iter().map(node).collect();
+    let server = Server::start(settings.clone()).expect("started");
+    let app = Arc::clone(server.app());
+    let name = emulators.nodes()[0].name().to_owned();
+    assert_eq!(app.balancer.routing().name(), "adaptive");
+    assert_eq!(series(&app, "bellwether_trainer_up"), Some(1.0));
+    assert_eq!(series(&app, "bellwether_model_version"), Some(0.0));
+    let traffic = Traffic::start(server.address());
+    let trusted = |app: &App| app.balancer.learned().fallback(app.clock.now()).is_none();
+    until(&app, "a model that routes", trusted);
+    until(&app, "predictions of every node", |app| {
+        let known = |node: &Emulator| {
+            let label = format!("{{node=\"{}\"}}", node.name());
+            series(app, &format!("bellwether_predicted_seconds{label}")).is_some_and(|s| s > 0.0 && s < 100.0)
+                && series(app, &format!("bellwether_node_capacity_rps{label}")).is_some_and(|rps| rps > 0.0)
+        };
+        emulators.nodes().iter().all(known)
+    });
+    until(&app, "errors of predictions", |app| {
+        series(app, "bellwether_prediction_error_ratio_count").is_some_and(|count| count > 0.0)
+            && series(app, "bellwether_model_error{of=\"model\"}").is_some_and(f64::is_finite)
+            && series(app, "bellwether_fleet_utilization").is_some_and(|used| used > 0.0)
+            && series(app, &format!("bellwether_model_slope{{node=\"{name}\",target=\"gap\"}}"))
+                .is_some_and(|s| s >= 0.0)
+    });
+    order(&app, Order::Panic);
+    until(&app, "a successor", |app| {
+        series(app, "bellwether_trainer_restarts_total") == Some(1.0) && app.trainer.is_up()
+    });
+    until(&app, "a model that routes again", trusted);
+    drop(traffic);
+    drop(app);
+    server.stop(PATIENCE);
+    let saved = state::read(&dir.path().join(state::FILE)).expect("sound").expect("saved at the stop");
+    assert_eq!(saved.nodes.len(), emulators.nodes().len());
+    let again = Server::start(settings).expect("started");
+    until(again.app(), "the model of the last run", |app| trusted(app) && app.trainer.status().counts.labels == 0);
+    again.stop(PATIENCE);
+}
+
+#[test]
+fn in_the_shadow_the_fallback_routes_and_what_would_have_been_is_counted() {
+    let mut settings = settings(None);
+    settings.adaptive.shadow = true;
+    settings.adaptive.fallback = crate::policy::PolicyId::named("round-robin").expect("known");
+    let app = App::new(settings).expect("valid");
+    start(&app).expect("threads");
+    assert_eq!((app.balancer.policy().name(), app.balancer.routing().name()), ("adaptive", "round-robin"));
+    learns(&app);
+    let mut scratch = Scratch::with_seed(1);
+    for _ in 0..1_000 {
+        let now = app.clock.now();
+        let Verdict::Go(ticket) = app.balancer.decide(now, &RequestShape::default(), &[], &mut scratch) else {
+            panic!("nodes are free")
+        };
+        ticket.finish(now, Outcome::Censored(crate::outcome::Censor::ClientGone));
+    }
+    let compared = app.balancer.tally().comparisons();
+    // Round-robin gives every other request to the slow node, of which adaptive is sure.
+    assert!(compared.agreed > 10 && compared.differed > 10, "{compared:?}");
+    assert!(compared.chosen.response_s > 1.2 * compared.own.response_s, "{compared:?}");
+    assert_eq!(app.balancer.tally().explorations(), 0);
+    assert_eq!(series(&app, "bellwether_policy_active{policy=\"round-robin\"}"), Some(1.0));
+    let differed = series(&app, "bellwether_shadow_decisions_total{agree=\"false\"}");
+    assert_eq!(differed, Some(compared.differed as f64));
+    app.balancer.set_stance(Stance { shadow: false, ..app.balancer.stance() });
+    assert_eq!(app.balancer.routing().name(), "adaptive");
     app.trainer.stop();
 }

@@ -4,6 +4,7 @@
 //! (`supervisor.rs`) only waits. What fails here (a full disk, a strange file) is said in the log and costs memory of
 //! the past, never a request.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,8 +12,11 @@ use std::time::Duration;
 
 use crate::app::App;
 use crate::clock::Time;
+use crate::fleet::Fleet;
 use crate::learn::{Counts, LOOK_EVERY, REFIT_EVERY, Snapshot, Teacher};
+use crate::node::{NODES_MAX, NodeId};
 use crate::priors;
+use crate::recording::Row;
 use crate::request::{KINDS_MAX, KindId};
 use crate::trainer::state::{self, StateError};
 use crate::trainer::{Order, Saved, Status};
@@ -45,6 +49,7 @@ pub(super) struct Worker {
     app: Arc<App>,
     teacher: Teacher,
     due: Due,
+    names: Names,
 }
 
 /// When what is to be done next.
@@ -53,6 +58,29 @@ struct Due {
     refit: Time,
     remember: Time,
     save: Time,
+}
+
+/// Names of nodes by their ids, also of those that have left: their last words come later than they go.
+#[derive(Default)]
+struct Names {
+    known: HashMap<NodeId, String>,
+    version: Option<u64>,
+}
+
+impl Names {
+    fn learn(&mut self, fleet: &Fleet) {
+        if self.version.replace(fleet.version()) == Some(fleet.version()) {
+            return;
+        }
+        if self.known.len() > 2 * NODES_MAX {
+            self.known.clear();
+        }
+        self.known.extend(fleet.nodes().iter().map(|node| (node.id, node.spec.name.clone())));
+    }
+
+    fn of(&self, id: NodeId) -> Option<&str> {
+        self.known.get(&id).map(String::as_str)
+    }
 }
 
 impl Worker {
@@ -66,7 +94,7 @@ impl Worker {
             remember: now.after(REMEMBER_EVERY),
             save: now.after(SAVE_EVERY),
         };
-        let mut worker = Worker { app, teacher, due };
+        let mut worker = Worker { app, teacher, due, names: Names::default() };
         match start {
             Start::Configured => worker.start_as_configured(),
             Start::Remembered(snapshot) => {
@@ -176,8 +204,15 @@ impl Worker {
     }
 
     fn look(&mut self, now: Time) {
-        let Worker { app, teacher, .. } = self;
+        let Worker { app, teacher, names, .. } = self;
+        let recorder = app.trainer.recorder();
+        if recorder.is_some() {
+            names.learn(&app.balancer.fleet());
+        }
         app.trainer.samples.drain(|sample| {
+            if let Some((recorder, node)) = recorder.zip(names.of(sample.node)) {
+                recorder.record(Row::of(sample, node, app.kinds.name(sample.kind)));
+            }
             // The learner counts what it refuses.
             let _ = teacher.observe(now, sample);
             if let Some(scored) = teacher.learner_mut().take_scored() {

@@ -174,6 +174,7 @@ pub(super) fn parse(name: &str, text: &str) -> Result<Scenario, ScenarioError> {
         proxies: raw.proxies,
         client_deadline: deadline(raw.client_deadline_s)?,
         incidents,
+        trace: None,
     };
     within_bounds(&scenario)?;
     Ok(scenario)

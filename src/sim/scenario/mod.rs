@@ -6,10 +6,12 @@
 
 mod file;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Time;
 use crate::node::NodeSpec;
+use crate::sim::trace::Trace;
 use crate::sim::workload::{KindMix, RatePiece, Sizes, Workload};
 use crate::sim::{ServerSpec, SimNode};
 
@@ -95,6 +97,8 @@ pub struct Scenario {
     pub client_deadline: Option<Duration>,
     /// In order of time.
     pub incidents: Vec<Incident>,
+    /// Requests of a production trace in place of drawn ones.
+    pub trace: Option<Arc<Trace>>,
 }
 
 /// The scenarios in the binary: name and text.
@@ -153,9 +157,23 @@ impl Scenario {
             until: Time::ZERO.after(self.length),
             kinds: self.kinds.clone(),
             streaming: self.streamed,
+            trace: self.trace.clone(),
             clients: crate::sim::workload::CLIENTS_DEFAULT,
             proxies: self.proxies,
         }
+    }
+
+    /// The same with the requests of `trace`, in phases of equal load; capacities are those for its lengths. `None`
+    /// where servers have no tokens.
+    #[must_use]
+    pub fn replaying(self, trace: Arc<Trace>) -> Option<Scenario> {
+        let (prompt, output) = trace.mean_tokens();
+        let mut nodes = self.nodes;
+        for node in &mut nodes {
+            let ServerSpec::Batch(spec) = &node.node.server else { return None };
+            node.capacity_rps = spec.capacity_rps(prompt, output);
+        }
+        Some(Scenario { nodes, phases: vec![(Time::ZERO, 1.0)], trace: Some(trace), ..self })
     }
 
     /// The same without incidents; nodes that would join never do.
