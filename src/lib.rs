@@ -77,6 +77,7 @@ pub mod reload;
 pub mod request;
 pub mod server;
 pub mod sim;
+pub mod state;
 pub mod telemetry;
 pub mod trainer;
 pub mod training;

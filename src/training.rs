@@ -76,14 +76,22 @@ pub struct TrainReport {
     pub model_error: f64,
     /// The same of the moving average that it must beat.
     pub baseline_error: f64,
+    /// Mean error of the model over the attempts of the warm-up, those before the first fit left out.
+    pub early_error: f64,
 }
 
-/// Learns from `rows`, each with its line.
+/// Learns from `rows`, each with its line, starting from the curve of `prior` if there is one.
 ///
 /// # Errors
 /// See [`TrainError`]; a recording is refused as a whole, as a part of it would be a biased sample.
-pub fn train(rows: impl Iterator<Item = Result<(u64, Row), BadRow>>) -> Result<Trained, TrainError> {
+pub fn train(
+    rows: impl Iterator<Item = Result<(u64, Row), BadRow>>,
+    prior: Option<&Snapshot>,
+) -> Result<Trained, TrainError> {
     let mut school = School::default();
+    if let Some(prior) = prior {
+        school.learner.restore(&prior.general(), &school.fleet, |_| None);
+    }
     for row in rows {
         let (line, row) = row?;
         school.take(line, &row)?;
@@ -163,13 +171,15 @@ impl School {
 
     fn score(&mut self, scored: &Scored) {
         self.scored += 1;
+        let report = &mut self.report;
+        let error = log_error(scored.model_s, scored.observed_s);
         if self.scored <= WARM_UP {
+            report.early_error += (error - report.early_error) / self.scored as f64;
             return;
         }
-        let report = &mut self.report;
         report.predicted += 1;
         let step = 1.0 / report.predicted as f64;
-        report.model_error += (log_error(scored.model_s, scored.observed_s) - report.model_error) * step;
+        report.model_error += (error - report.model_error) * step;
         report.baseline_error += (log_error(scored.baseline_s, scored.observed_s) - report.baseline_error) * step;
     }
 
@@ -214,11 +224,14 @@ mod tests {
 
     #[test]
     fn a_recording_teaches_a_model_that_beats_the_moving_average() {
-        let trained = train(rows(3_000).into_iter()).expect("enough");
+        let trained = train(rows(3_000).into_iter(), None).expect("enough");
         let report = trained.report;
         assert_eq!((report.rows, report.nodes, report.counts.labels), (3_000, 2, 3_000));
         assert!(report.predicted > 2_000 && (report.seconds - 60.0).abs() < 5.0, "{report:?}");
         assert!(report.model_error < 0.1 && report.model_error < 0.5 * report.baseline_error, "{report:?}");
+        // Who starts from it predicts from the first fit on.
+        let warm = train(rows(3_000).into_iter(), Some(&trained.snapshot)).expect("enough").report;
+        assert!(warm.predicted > report.predicted, "{} {}", warm.predicted, report.predicted);
         // What another fleet starts from predicts its curve: flat up to four, then rising.
         let mut learner = Learner::new(Arc::default());
         learner.restore(&trained.snapshot.general(), &Fleet::default(), |_| None);
@@ -233,12 +246,12 @@ mod tests {
 
     #[test]
     fn a_recording_that_cannot_be_is_refused_with_the_line() {
-        assert!(matches!(train(rows(20).into_iter()), Err(TrainError::TooFew { rows: 20, labels: 20 })));
+        assert!(matches!(train(rows(20).into_iter(), None), Err(TrainError::TooFew { rows: 20, labels: 20 })));
         let mut absurd = rows(3);
         if let Ok((_, row)) = &mut absurd[1] {
             row.total_s = f64::NAN;
         }
-        let message = train(absurd.into_iter()).expect_err("refused").to_string();
+        let message = train(absurd.into_iter(), None).expect_err("refused").to_string();
         assert!(message.starts_with("line 2: total_s"), "{message}");
     }
 }

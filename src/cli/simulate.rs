@@ -309,7 +309,7 @@ mod tests {
         let rows: Vec<_> = crate::recording::read(dir.path().join("samples.jsonl").as_path()).expect("there").collect();
         let lengths = rows.iter().map(|row| row.as_ref().expect("sound").1.prompt_tokens);
         assert!(rows.len() > 500 && lengths.into_iter().all(|tokens| tokens % 40 == 0), "{}", rows.len());
-        let trained = crate::training::train(rows.into_iter()).expect("enough");
+        let trained = crate::training::train(rows.into_iter(), None).expect("enough");
         assert!(trained.report.model_error < trained.report.baseline_error, "{:?}", trained.report);
         let several = line.replace("--load 0.3", "--load 0.3,0.5");
         assert!(output(&several).expect_err("refused").contains("one load"));

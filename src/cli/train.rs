@@ -10,8 +10,9 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::{Exit, Screen};
+use crate::priors;
 use crate::recording;
-use crate::trainer::state;
+use crate::state;
 use crate::training::{TrainReport, Trained, WARM_UP, train};
 
 /// Make a model to start from out of recorded attempts
@@ -31,6 +32,9 @@ pub(super) struct Train {
     /// Where to write the snapshot
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// Start from this snapshot: a path, or one that ships with the program (builtin:NAME)
+    #[arg(long, value_name = "FILE|NAME")]
+    prior: Option<String>,
     /// How the result is printed
     #[arg(long, value_enum, default_value_t = TrainOutput::Text)]
     output: TrainOutput,
@@ -51,7 +55,14 @@ impl Train {
             Ok(rows) => rows,
             Err(error) => return Ok(screen.failed(&format!("{}: {error}", self.samples.display()))),
         };
-        let Trained { snapshot, report } = match train(rows) {
+        let prior = match self.prior.as_deref().map(priors::load).transpose() {
+            Ok(prior) => prior,
+            Err(error) => {
+                screen.failed(&error);
+                return Ok(Exit::Refused);
+            }
+        };
+        let Trained { snapshot, report } = match train(rows, prior.as_ref()) {
             Ok(trained) => trained,
             Err(error) => {
                 screen.failed(&error);
@@ -74,6 +85,7 @@ impl Train {
                     "predicted": report.predicted,
                     "model_error": report.model_error,
                     "baseline_error": report.baseline_error,
+                    "early_error": report.early_error,
                     "out": self.out.display().to_string(),
                 })
             )?,
@@ -88,7 +100,8 @@ fn text(report: &TrainReport) -> String {
     format!(
         "{} attempts on {} nodes over {:.0} s, {} of them labels\n\
          predicted before they were learned, without the first {WARM_UP}: {} attempts\n\
-         mean |ln(predicted / observed)|: model {:.3} (off by {:.0} %), moving average {:.3} (off by {:.0} %)",
+         mean |ln(predicted / observed)|: model {:.3} (off by {:.0} %), moving average {:.3} (off by {:.0} %)\n\
+         the model on the first {WARM_UP}: {:.3} (off by {:.0} %)",
         report.rows,
         report.nodes,
         report.seconds,
@@ -98,5 +111,7 @@ fn text(report: &TrainReport) -> String {
         off(report.model_error),
         report.baseline_error,
         off(report.baseline_error),
+        report.early_error,
+        off(report.early_error),
     )
 }

@@ -7,7 +7,6 @@
 //! grows stale within seconds, and the fallback routes. What is learned is the business of [`learn`](crate::learn).
 
 mod queue;
-pub mod state;
 mod status;
 mod supervisor;
 #[cfg(test)]
@@ -26,9 +25,9 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use crate::balancer::Observer;
 use crate::learn::Snapshot;
 use crate::recording::Recorder;
+use crate::state::StateError;
 
 pub use queue::QUEUE_MAX;
-pub use state::StateError;
 pub use status::Status;
 pub use supervisor::start;
 

@@ -16,6 +16,7 @@ use crate::outcome::Outcome;
 use crate::request::RequestShape;
 use crate::server::Server;
 use crate::sim::SimFleet;
+use crate::state;
 use crate::trainer::supervisor::STALLED_AFTER;
 
 /// Longer than anything here takes on the busiest machine; a test that waits so long has failed.

@@ -18,7 +18,7 @@ use crate::node::{NODES_MAX, NodeId};
 use crate::priors;
 use crate::recording::Row;
 use crate::request::{KINDS_MAX, KindId};
-use crate::trainer::state::{self, StateError};
+use crate::state::{self, StateError};
 use crate::trainer::{Order, Saved, Status};
 
 /// How often the state is kept in memory, for a successor after a panic.
@@ -138,18 +138,13 @@ impl Worker {
 
     fn start_from_prior(&mut self) {
         let Some(prior) = self.app.settings.load().adaptive.prior.clone() else { return };
-        let read = match priors::builtin(&prior) {
-            Some(bytes) => Snapshot::from_bytes(bytes).map(Some).map_err(|error| error.to_string()),
-            None => state::read(prior.as_ref()).map_err(|error| error.to_string()),
-        };
-        match read {
-            Ok(Some(snapshot)) => {
+        match priors::load(&prior) {
+            Ok(snapshot) => {
                 // Its nodes and kinds are others': what counts is the fleet's curve.
                 self.teacher.learner_mut().restore(&snapshot.general(), &self.app.balancer.fleet(), |_| None);
                 tracing::info!(prior, "learning starts from a prior");
             }
-            Ok(None) => tracing::error!(prior, "there is no such prior, learning starts cold"),
-            Err(error) => tracing::error!(prior, error, "the prior is refused, learning starts cold"),
+            Err(error) => tracing::error!(%error, "the prior is refused, learning starts cold"),
         }
     }
 
