@@ -269,6 +269,27 @@ mod tests {
     }
 
     #[test]
+    fn learning_is_turned_while_running_but_not_where_it_started_from() {
+        let (app, file) = instance(settings(&["a"]));
+        app.balancer.learned().set_knobs(crate::learn::Knobs { explore: 0.3, ..app.balancer.learned().knobs() });
+        let mut next = settings(&["a"]);
+        next.adaptive.shadow = true;
+        next.adaptive.fallback = PolicyId::named("random").unwrap();
+        next.adaptive.state_dir = Some("elsewhere".into());
+        *file.lock().unwrap() = Ok(next.clone());
+        let changes = app.reload("test").unwrap();
+        assert_eq!(changes.settings, ["adaptive.fallback", "adaptive.shadow"]);
+        assert_eq!(changes.restart_needed, ["adaptive.state_dir"]);
+        assert_eq!(app.settings.load().adaptive.state_dir, None);
+        assert_eq!((app.balancer.policy().name(), app.balancer.routing().name()), ("adaptive", "random"));
+        assert_eq!(app.balancer.learned().knobs().explore, 0.3, "what the file left alone");
+        next.adaptive.knobs.social = 0.5;
+        *file.lock().unwrap() = Ok(next);
+        assert_eq!(app.reload("test").unwrap().settings, ["adaptive.social"]);
+        assert_eq!(app.balancer.learned().knobs().social, 0.5);
+    }
+
+    #[test]
     fn a_broken_file_changes_nothing_and_says_everything() {
         let (app, file) = instance(settings(&["a"]));
         *file.lock().unwrap() = Err(vec!["x.toml:1:1: one".into(), "x.toml:2:1: two".into()]);

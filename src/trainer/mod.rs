@@ -1,8 +1,8 @@
 //! The trainer: a thread of its own that learns from what the request path leaves behind.
 //!
-//! A request pays one push of a fixed-size sample into a bounded queue ([`queue`]); everything else happens here, neither
+//! A request pays one push of a fixed-size sample into a bounded queue (`queue.rs`); everything else happens here, neither
 //! on the threads that carry requests nor on the one that answers operators: a fit takes milliseconds and a disk may
-//! take minutes. The thread is watched ([`supervisor`]): if it panics or stalls, that is logged and counted, and another
+//! take minutes. The thread is watched (`supervisor.rs`): if it panics or stalls, that is logged and counted, and another
 //! one goes on from the state remembered last. Nobody has to tell the request path: a model that nobody refits
 //! grows stale within seconds, and the fallback routes. What is learned is the business of [`learn`](crate::learn).
 
