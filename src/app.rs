@@ -45,6 +45,8 @@ pub struct App {
     pub stopping: AtomicBool,
     /// Client connections open now.
     pub connections: AtomicUsize,
+    /// Of those, how many are idle and hold no buffers.
+    pub parked: AtomicUsize,
     /// Who learns; it works once [`trainer::start`](crate::trainer::start) was called.
     pub trainer: Trainer,
     /// Where new settings come from.
@@ -92,6 +94,7 @@ impl App {
             clock,
             stopping: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
+            parked: AtomicUsize::new(0),
             trainer,
             reload: Reload::default(),
             decisions,

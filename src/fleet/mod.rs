@@ -34,6 +34,8 @@ pub struct Node {
     pub slot: u32,
     /// [`name_hash`] of the name, for policies that hash.
     pub name_hash: u64,
+    /// Whether its URL has a base path, which few have and every request asks.
+    pub has_base_path: bool,
     /// Settings.
     pub spec: Arc<NodeSpec>,
     /// Load and condition.
@@ -106,6 +108,7 @@ impl Fleet {
             id: NodeId(self.next_id),
             slot,
             name_hash: name_hash(&spec.name),
+            has_base_path: !spec.base_path().is_empty(),
             spec: Arc::new(spec),
             live: Arc::new(Live::default()),
         }));

@@ -5,30 +5,34 @@
 //! could be overdue. So keep-alive requests cost no timer operation at all, and a client that sends nothing, or one
 //! byte, is cut like every other.
 
+use std::error::Error;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::handler::Handler;
 use http::Request;
+use http_body::Body as HttpBody;
 use hyper::body::Incoming;
+use hyper::rt::{Read, Write};
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tower_service::Service;
 
 use crate::clock::Time;
-use crate::config::Timeouts;
+use crate::config::{Settings, Timeouts};
 use crate::proxy::forward::handle;
 use crate::proxy::framing::{ConnState, GuardedIo, Limits as FramingLimits};
 use crate::proxy::headers::Introduction;
+use crate::proxy::intake::address_hash;
 use crate::proxy::worker::Worker;
 
 /// What the requests of one connection share.
@@ -42,6 +46,8 @@ pub(super) struct Conn {
     /// Requests whose response has not ended.
     open: AtomicU32,
     idle_since: AtomicU64,
+    /// A hash of the peer's address, for affinity.
+    pub(super) peer_hash: u64,
 }
 
 /// A request of a connection is under way; the connection is not idle as long as this lives.
@@ -60,6 +66,7 @@ impl Conn {
             requests: AtomicU64::new(0),
             open: AtomicU32::new(0),
             idle_since: AtomicU64::new(now.as_micros()),
+            peer_hash: address_hash(peer.ip()),
         }
     }
 
@@ -90,6 +97,9 @@ impl Drop for Busy {
     }
 }
 
+/// How long a client has to be idle before it is parked.
+const PARK_AFTER: Duration = Duration::from_millis(500);
+
 /// When a connection is overdue.
 #[derive(Debug)]
 struct Overdue {
@@ -102,6 +112,8 @@ struct Overdue {
 enum Look {
     /// Close it.
     Close,
+    /// It is idle, and nothing of the last response is left to write.
+    Park,
     /// Look again then.
     Again(Time),
 }
@@ -130,8 +142,15 @@ impl Overdue {
             self.unfinished = None;
             conn.idle_since().after(idle)
         };
+        let idle_for = now.since(conn.idle_since());
         if limit <= now {
             Look::Close
+        } else if conn.served() > 0
+            && !conn.framing.is_head_begun()
+            && !conn.framing.is_write_blocked()
+            && idle_for >= PARK_AFTER
+        {
+            Look::Park
         } else {
             // A head may start while we sleep: be there early enough to see it.
             Look::Again(limit.min(now.after(LOOK_EVERY)))
@@ -139,10 +158,20 @@ impl Overdue {
     }
 }
 
-/// The longest sleep between two looks at a connection that is not busy: what a slow head may gain over its timeout.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// The longest sleep between two looks at a connection that is not busy: what a slow head may gain over its timeout,
+/// and how long an idle client keeps the buffers of its last request.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// hyper refuses buffers below this.
+const MIN_BUFFER: usize = 8 * 1024;
+
+/// The bound of header fields that hyper keeps without asking for memory with every request.
+const HEADERS_INLINE: usize = 100;
 
 /// Serves one client until it leaves, is cut, or the proxy stops.
+///
+/// A client that stays idle is *parked*: hyper's connection with its buffers is taken down to the bare socket, and set up
+/// again when something arrives. Thousands of idle clients then cost little more than their sockets.
 pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
@@ -151,35 +180,84 @@ pub(super) async fn serve(
 ) {
     let app = Arc::clone(&worker.app);
     let settings = app.settings.load_full();
-    let clock = app.clock.clone();
-    let limits = FramingLimits {
-        head_bytes_max: settings.limits.head_bytes_max,
-        headers_max: settings.limits.headers_max,
-        uri_bytes_max: settings.limits.uri_bytes_max,
-    };
     let framing = Arc::new(ConnState::default());
     let conn = Arc::new(Conn::new(worker, peer, Arc::clone(&framing)));
     // A handler as a service: a router would look the path up among routes that do not exist.
     let handler = handle.with_state(Arc::clone(&conn));
-    let service = service_fn(move |request: Request<Incoming>| handler.clone().call(request.map(Body::new)));
-    let io = TokioIo::new(GuardedIo::new(stream, limits, framing));
-    let mut serving = pin!(
-        http1::Builder::new()
-            .max_headers(settings.limits.headers_max + 1)
-            .max_buf_size(settings.limits.head_bytes_max.max(MIN_BUFFER))
-            .serve_connection(io, service)
-            .with_upgrades()
-    );
-    let accepted = clock.now();
+    let mut service = service_fn(move |request: Request<Incoming>| handler.clone().call(request.map(Body::new)));
+    let mut io = TokioIo::new(GuardedIo::new(stream, framing_limits(&settings), framing));
+    let builder = builder(&settings);
+    let accepted = app.clock.now();
     let mut overdue = Overdue { timeouts: settings.timeouts.clone(), accepted, unfinished: None };
-    let first_look = settings.timeouts.first_request.min(LOOK_EVERY);
+    drop(settings);
+    loop {
+        let mut serving = Box::pin(builder.serve_connection(io, service).with_upgrades());
+        if !is_idle_after(serving.as_mut(), &conn, &mut overdue, &mut stopping).await {
+            return;
+        }
+        let Some(parts) = Pin::into_inner(serving).into_parts() else { return };
+        // A complete head would have become a request; what is incomplete, the guard has kept.
+        debug_assert!(parts.read_buf.is_empty());
+        (io, service) = (parts.io, parts.service);
+        let limit = conn.idle_since().after(overdue.timeouts.idle);
+        let patience = limit.since(app.clock.now());
+        let _parked = Parked::new(&app.parked);
+        tokio::select! {
+            arrived = io.inner().get_ref().readable() => if arrived.is_err() { return },
+            () = tokio::time::sleep(patience) => return,
+            _ = stopping.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+/// Counts a parked connection as long as it is.
+struct Parked<'a>(&'a AtomicUsize);
+
+impl<'a> Parked<'a> {
+    fn new(count: &'a AtomicUsize) -> Parked<'a> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Parked(count)
+    }
+}
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn framing_limits(settings: &Settings) -> FramingLimits {
+    FramingLimits {
+        head_bytes_max: settings.limits.head_bytes_max,
+        headers_max: settings.limits.headers_max,
+        uri_bytes_max: settings.limits.uri_bytes_max,
+    }
+}
+
+fn builder(settings: &Settings) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(settings.limits.head_bytes_max.max(MIN_BUFFER));
+    if settings.limits.headers_max > HEADERS_INLINE {
+        builder.max_headers(settings.limits.headers_max);
+    }
+    builder
+}
+
+/// Drives a connection until it has ended or is cut (`false`), or has been idle for a look (`true`).
+async fn is_idle_after<F: Serving>(
+    mut serving: Pin<&mut F>,
+    conn: &Conn,
+    overdue: &mut Overdue,
+    stopping: &mut watch::Receiver<bool>,
+) -> bool {
+    let app = &conn.worker.app;
+    let first_look = overdue.timeouts.first_request.min(LOOK_EVERY);
     let mut timer = pin!(tokio::time::sleep(first_look));
     let mut stop = pin!(async move {
         // An error means that nobody can tell us to stop any more, which is a stop too.
         let _ = stopping.wait_for(|stop| *stop).await;
     });
-    let mut told = false;
-    let mut listening = false;
+    let (mut told, mut listening) = (false, false);
     std::future::poll_fn(|cx| {
         // One poll leaves the waker; from then on a flag tells, which is cheaper to look at with every event.
         let stops = if listening { app.is_stopping() } else { stop.as_mut().poll(cx).is_ready() };
@@ -189,19 +267,37 @@ pub(super) async fn serve(
             serving.as_mut().graceful_shutdown();
         }
         if serving.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
+            return Poll::Ready(false);
         }
         while timer.as_mut().poll(cx).is_ready() {
-            let now = clock.now();
-            match overdue.look(&conn, now) {
-                Look::Close => return Poll::Ready(()),
+            let now = app.clock.now();
+            match overdue.look(conn, now) {
+                Look::Close => return Poll::Ready(false),
+                Look::Park if !told => return Poll::Ready(true),
+                Look::Park => timer.as_mut().reset(tokio::time::Instant::now() + LOOK_EVERY),
                 Look::Again(at) => timer.as_mut().reset(tokio::time::Instant::now() + at.since(now)),
             }
         }
         Poll::Pending
     })
-    .await;
+    .await
 }
 
-/// hyper refuses buffers below this.
-const MIN_BUFFER: usize = 8 * 1024;
+/// A connection that hyper serves, without the names of its type.
+trait Serving: Future {
+    fn graceful_shutdown(self: Pin<&mut Self>);
+}
+
+impl<I, B, S> Serving for http1::UpgradeableConnection<I, S>
+where
+    http1::UpgradeableConnection<I, S>: Future,
+    S: HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    I: Read + Write + Unpin,
+    B: HttpBody + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    fn graceful_shutdown(self: Pin<&mut Self>) {
+        http1::UpgradeableConnection::graceful_shutdown(self);
+    }
+}

@@ -16,12 +16,13 @@ use tokio::time::Instant;
 use crate::balancer::{Ticket, Verdict};
 use crate::clock::Time;
 use crate::config::{Settings, Timeouts};
+use crate::fleet::Node;
 use crate::node::NodeId;
 use crate::outcome::{Censor, Failure, Outcome};
 use crate::proxy::connection::{Busy, Conn};
 use crate::proxy::headers::{self, Survey};
 use crate::proxy::inspect::ResponseScan;
-use crate::proxy::intake::{Intake, take_in};
+use crate::proxy::intake::{Intake, address_hash, take_in};
 use crate::proxy::models;
 use crate::proxy::relay::{Attempt, Patience, Relay};
 use crate::proxy::reply::ProxyError;
@@ -45,6 +46,7 @@ pub(super) async fn handle(State(conn): State<Arc<Conn>>, request: Request<Body>
         route_timeouts: None,
         settings,
         busy: Some(busy),
+        answered: false,
     };
     let passed = match conn.framing.refusal_of(index) {
         None => passage.pass(&conn, parts, body).await,
@@ -54,6 +56,12 @@ pub(super) async fn handle(State(conn): State<Arc<Conn>>, request: Request<Body>
         }
     };
     let response = passed.unwrap_or_else(|error| passage.refuse(error, path.path()));
+    passage.answered = true;
+    if let Some(mut story) = passage.story.take() {
+        // Neither refused nor relayed: the proxy's own answer.
+        story.status = response.status().as_u16();
+        story.tell(worker.app.clock.now(), "answered");
+    }
     conn.framing.answered(index, response.status());
     response
 }
@@ -68,6 +76,8 @@ pub(super) struct Passage {
     /// Index of the route whose timeouts count.
     route_timeouts: Option<usize>,
     pub(super) busy: Option<Busy>,
+    /// Whether there is an answer; without one the client has left.
+    answered: bool,
 }
 
 /// A request head and body as they go to a node.
@@ -79,6 +89,22 @@ pub(super) struct Failed {
     pub(super) outcome: Outcome,
     /// The request, if nothing of it was written and it can be sent again.
     pub(super) unsent: Option<Outgoing>,
+}
+
+/// The status that the log and the metrics give a request whose client left before any answer (as nginx does).
+const CLIENT_GONE: u16 = 499;
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        self.worker.app.telemetry.answered(None, CLIENT_GONE);
+        if let Some(mut story) = self.story.take() {
+            story.status = CLIENT_GONE;
+            story.tell(self.worker.app.clock.now(), "client_gone");
+        }
+    }
 }
 
 impl Passage {
@@ -128,7 +154,8 @@ impl Passage {
         if head.method == Method::GET && head.uri.path() == "/v1/models" {
             return models::merged(&self.worker, &settings, &head.headers).await;
         }
-        let taken = take_in(&self.worker.app, &settings, &head.method, &head.uri, &head.headers, client, body).await;
+        let hash = if client == conn.peer.ip() { conn.peer_hash } else { address_hash(client) };
+        let taken = take_in(&self.worker.app, &settings, &head.method, &head.uri, &head.headers, hash, body).await;
         let intake = taken.map_err(|error| self.client_fault(conn, error))?;
         self.route_timeouts = intake.route;
         self.deadline = self.timeouts().total.map(|total| Instant::now() + total);
@@ -243,7 +270,7 @@ impl Passage {
         upload: Option<&UploadState>,
     ) -> Result<(Upstream, response::Parts), Failed> {
         let node = Arc::clone(ticket.node());
-        address(&mut request, &node.spec, self.settings.forward.preserve_host);
+        address(&mut request, &node, self.settings.forward.preserve_host);
         let timeouts = self.timeouts();
         let limits = &self.settings.limits;
         let now = ticket.started();
@@ -343,17 +370,17 @@ pub(super) fn outgoing(head: request::Parts, body: RequestBody) -> Outgoing {
 }
 
 /// Directs the request to a node: origin form, base path, `Host`.
-pub(super) fn address(request: &mut Outgoing, spec: &crate::node::NodeSpec, preserve_host: bool) {
-    let base = spec.base_path();
+pub(super) fn address(request: &mut Outgoing, node: &Node, preserve_host: bool) {
     let uri = request.uri();
-    if !base.is_empty() || uri.authority().is_some() || uri.path().is_empty() {
+    if node.has_base_path || uri.authority().is_some() || uri.path().is_empty() {
         let tail = uri.path_and_query().map_or("/", |tail| tail.as_str());
         let tail = if tail.starts_with('/') || tail == "*" { tail } else { "/" };
         // Parts of valid URIs make a valid URI; if not, the request goes to the root rather than nowhere.
+        let base = node.spec.base_path();
         *request.uri_mut() = format!("{base}{tail}").parse().unwrap_or(Uri::from_static("/"));
     }
     if (!preserve_host || !request.headers().contains_key(header::HOST))
-        && let Ok(host) = HeaderValue::from_str(spec.authority())
+        && let Ok(host) = HeaderValue::from_str(node.spec.authority())
     {
         request.headers_mut().insert(header::HOST, host);
     }

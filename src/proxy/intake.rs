@@ -56,7 +56,7 @@ pub(super) async fn take_in(
     method: &Method,
     uri: &Uri,
     headers: &HeaderMap,
-    client: IpAddr,
+    client_hash: u64,
     body: Body,
 ) -> Result<Intake, ProxyError> {
     let most = settings.limits.body_bytes_max.unwrap_or(u64::MAX);
@@ -101,10 +101,15 @@ pub(super) async fn take_in(
         prompt_tokens: seen.prompt_token_ids_of(length).saturating_add(text_tokens),
         output_tokens_max: seen.output_tokens_max,
         body_bytes: length,
-        client_hash: BuildHasherDefault::<DefaultHasher>::default().hash_one(client),
+        client_hash,
     };
     let prompt_bytes = if seen.is_all_text() { prompt_bytes } else { 0 };
     Ok(Intake { shape, body, route, upload, prompt_bytes })
+}
+
+/// A hash of a client's address, the same in every process: several proxies agree where a client belongs.
+pub(super) fn address_hash(client: IpAddr) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(client)
 }
 
 /// Whether the body is worth a look: JSON by its type, or without a type on a path that takes JSON; not compressed.

@@ -97,7 +97,7 @@ async fn ask(
     *request.headers_mut() = headers;
     // The list is read here, whatever the client accepts.
     request.headers_mut().remove(header::ACCEPT_ENCODING);
-    address(&mut request, &node.spec, settings.forward.preserve_host);
+    address(&mut request, &node, settings.forward.preserve_host);
     let limits = &settings.limits;
     let fetching = async {
         let mut upstream = match worker.pool.take(&node, limits, now) {

@@ -74,7 +74,7 @@ impl Passage {
             app.telemetry.retried("unsent");
             request = unsent;
         };
-        address(&mut request, &ticket.node().spec, self.settings.forward.preserve_host);
+        address(&mut request, ticket.node(), self.settings.forward.preserve_host);
         let (timeouts, settings) = (self.timeouts().clone(), Arc::clone(&self.settings));
         let opening = Opening { ticket, story: self.story.take(), busy: self.busy.take(), timeouts, settings };
         opening.open(&self.worker, upstream, request, client, protocol, id).await

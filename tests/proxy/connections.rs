@@ -167,3 +167,31 @@ async fn a_node_gets_no_more_connections_than_it_may_have() {
     assert_eq!(calls[1].head().await.line, "GET /again HTTP/1.1");
     assert!(rig.node("a").live.health.is_up());
 }
+
+#[tokio::test]
+async fn an_idle_client_is_parked_and_served_again() {
+    let node = Stage::open("a").await;
+    let rig = Rig::of([node.spec()]);
+    let mut client = rig.client().await;
+    let parked = |count| {
+        let app = std::sync::Arc::clone(&rig.app);
+        move || app.parked.load(std::sync::atomic::Ordering::Relaxed) == count
+    };
+    client.send(get("/first")).await;
+    let (mut call, _) = node.request().await;
+    call.send(ok("1")).await;
+    assert_eq!(client.message().await.text(), "1");
+    until("the client is parked", parked(1)).await;
+    // Bytes wake it, not whole heads; twice over, and two requests at once.
+    client.send("GET /sec").await;
+    until("the client is awake", parked(0)).await;
+    client.send("ond HTTP/1.1\r\nhost: a\r\n\r\nGET /third HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    for line in ["GET /second HTTP/1.1", "GET /third HTTP/1.1"] {
+        assert_eq!(call.head().await.line, line);
+        call.send(ok(line)).await;
+        assert_eq!(client.message().await.text(), line);
+    }
+    until("the client is parked again", parked(1)).await;
+    drop(client);
+    until("the client is gone", parked(0)).await;
+}

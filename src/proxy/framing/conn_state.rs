@@ -22,6 +22,7 @@ pub struct ConnState {
     bytes_read: AtomicU64,
     heads: AtomicU64,
     head_begun: AtomicBool,
+    write_blocked: AtomicBool,
     /// The number of answers, shifted left by 2, and how the last one stands to tunnels.
     answers: AtomicU64,
     waiting: AtomicBool,
@@ -79,6 +80,15 @@ impl ConnState {
     /// Whether a head has begun to arrive and is not complete: a slow one, if it stays so, and not an idle connection.
     pub fn is_head_begun(&self) -> bool {
         self.head_begun.load(Ordering::Acquire)
+    }
+
+    /// Whether the client did not take what was last written to it: some of a response is still with us.
+    pub fn is_write_blocked(&self) -> bool {
+        self.write_blocked.load(Ordering::Acquire)
+    }
+
+    pub(super) fn publish_write(&self, blocked: bool) {
+        self.write_blocked.store(blocked, Ordering::Release);
     }
 
     pub(super) fn count_bytes(&self, n: usize) {
