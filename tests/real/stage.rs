@@ -14,6 +14,8 @@ use serde_json::Value as Json;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
+/// Between two looks at something, unless its program says something meanwhile.
+const PAUSE: Duration = Duration::from_millis(10);
 /// How long anything may take on a busy machine before it counts as stuck.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -104,6 +106,13 @@ impl Running {
     /// Waits for a line that is `wanted`.
     pub(crate) fn wait_for(&self, wanted: &str) {
         while self.line() != wanted {}
+    }
+
+    /// Leaves the machine to others until it says something further, or for a moment.
+    fn pause(&self) {
+        self.lines.try_iter().for_each(drop);
+        // Either will do.
+        let _ = self.lines.recv_timeout(PAUSE);
     }
 
     pub(crate) fn tell(&mut self, line: &str) {
@@ -255,7 +264,7 @@ impl Proxy {
             if Instant::now() > until {
                 self.running.fail(&format!("the node never became as wanted: {node}"));
             }
-            std::thread::yield_now();
+            self.running.pause();
         }
     }
 
