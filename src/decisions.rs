@@ -287,14 +287,16 @@ impl Decisions {
     }
 }
 
+/// The order in which people want to see candidates: the likeliest first, by score where that is the same.
+pub fn likelier(a: &Contender, b: &Contender) -> std::cmp::Ordering {
+    let score = |c: &Contender| c.assessment.map_or(f64::INFINITY, |seen| seen.score);
+    b.probability.total_cmp(&a.probability).then(score(a).total_cmp(&score(b)))
+}
+
 /// The likeliest of `all`, by score where the probability is the same, and where the one `at` is among them.
 fn likeliest(all: &[Contender], at: usize) -> (Vec<Contender>, usize) {
-    let score = |c: &Contender| c.assessment.map_or(f64::INFINITY, |seen| seen.score);
     let mut order: Vec<usize> = (0..all.len()).collect();
-    order.sort_by(|a, b| {
-        let (a, b) = (&all[*a], &all[*b]);
-        b.probability.total_cmp(&a.probability).then(score(a).total_cmp(&score(b)))
-    });
+    order.sort_by(|a, b| likelier(&all[*a], &all[*b]));
     if let Some(place) = order.iter().position(|index| *index == at).filter(|place| *place >= CANDIDATES_MAX) {
         order.swap(CANDIDATES_MAX - 1, place);
     }

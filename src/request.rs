@@ -94,6 +94,13 @@ impl Kinds {
         }
     }
 
+    /// The kind of requests for `model` on `route`, without making one.
+    pub fn find(&self, route: &str, model: Option<&str>) -> KindId {
+        let known = self.known.load();
+        let found = known.ids.get(route).and_then(|models| models.get(model.unwrap_or_default()));
+        found.copied().unwrap_or(KindId::OTHER)
+    }
+
     fn add(&self, route: &str, model: &str) -> KindId {
         let _growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut table = KindTable::clone(&self.known.load());
@@ -151,6 +158,8 @@ mod tests {
         assert_eq!(kinds.len(), KINDS_MAX);
         assert_eq!(kinds.of("chat", Some("one more")), KindId::OTHER);
         assert_eq!(kinds.of("chat", Some("llama")), first);
+        assert_eq!(kinds.find("chat", Some("llama")), first);
+        assert_eq!(kinds.find("chat", Some("qwen")), KindId::OTHER);
         assert_eq!(kinds.name(first), "chat llama");
         assert_eq!(kinds.parts(first), ("chat".to_owned(), "llama".to_owned()));
         assert_eq!(kinds.name(KindId::OTHER), "other");

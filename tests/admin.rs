@@ -1,5 +1,8 @@
 //! The admin API from outside: every route, every kind of refusal, and the bounds of its listener.
 
+#[path = "admin/model.rs"]
+mod model;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{self, Write};
@@ -118,6 +121,11 @@ async fn the_document_lists_every_route_and_every_reference_in_it_leads_somewher
         ("/api/v1/policy", vec!["GET", "PUT"]),
         ("/api/v1/config", vec!["GET"]),
         ("/api/v1/reload", vec!["POST"]),
+        ("/api/v1/model", vec!["GET", "PATCH"]),
+        ("/api/v1/model/reset", vec!["POST"]),
+        ("/api/v1/model/snapshot", vec!["POST"]),
+        ("/api/v1/decisions", vec!["GET"]),
+        ("/api/v1/explain", vec!["POST"]),
     ]
     .map(|(path, methods)| (path.to_owned(), methods.into_iter().map(str::to_owned).collect()))
     .into();
@@ -386,6 +394,7 @@ fn every_change_is_in_the_audit_log_with_who_and_what() {
             post(&router, "/api/v1/nodes/b/resume").await.ok();
             call(&router, "DELETE", "/api/v1/nodes/b", None).await;
             call(&router, "PUT", "/api/v1/policy", Some(json!({ "policy": "round-robin" }))).await.ok();
+            call(&router, "PATCH", "/api/v1/model", Some(json!({ "social": 2 }))).await.ok();
             // Neither a look nor a refused change is a change.
             get(&router, "/api/v1/nodes").await.ok();
             call(&router, "DELETE", "/api/v1/nodes/b", None).await.problem(404);
@@ -395,7 +404,15 @@ fn every_change_is_in_the_audit_log_with_who_and_what() {
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let audit: Vec<&Value> = lines.iter().filter(|line| line["target"] == "bellwether::audit").collect();
     let told: Vec<&str> = audit.iter().filter_map(|line| line["fields"]["message"].as_str()).collect();
-    let expected = ["node added", "node changed", "node drained", "node resumed", "node removed", "policy switched"];
+    let expected = [
+        "node added",
+        "node changed",
+        "node drained",
+        "node resumed",
+        "node removed",
+        "policy switched",
+        "knobs turned",
+    ];
     assert_eq!(told, expected, "{text}");
     for line in &audit {
         assert_eq!(line["level"], "INFO");

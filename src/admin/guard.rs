@@ -1,8 +1,8 @@
 //! Who may do what: tokens, roles, and browsers kept out.
 //!
 //! Every request passes here before any route is looked up, so that a new route is protected without anybody thinking
-//! of it, and an unknown path tells nothing to strangers. Reading asks for a `read` token, anything else for
-//! `operate`. Without tokens there is no authentication, which is allowed on loopback only; and there the danger is
+//! of it, and an unknown path tells nothing to strangers. Reading asks for a `read` token, as a dry run
+//! does, anything else for `operate`. Without tokens there is no authentication, which is allowed on loopback only; and there the danger is
 //! the operator's own browser, so the `Host` must be one that no attacker can point at us (DNS rebinding) and a
 //! changing request must not come from another site (`Origin`). There are no sessions, cookies or CORS.
 
@@ -24,6 +24,9 @@ use crate::config::{Admin, Role};
 const CHALLENGE: &str = "Bearer realm=\"bellwether\"";
 const INVALID: &str = "Bearer realm=\"bellwether\", error=\"invalid_token\"";
 const SCOPE: &str = "Bearer realm=\"bellwether\", error=\"insufficient_scope\"";
+
+/// A POST because it has a body; it changes nothing, so whoever may read may ask.
+const DRY_RUN: &str = "/api/v1/explain";
 
 /// The client's address; the accept loop puts it into each request.
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +86,7 @@ fn admit(admin: &Admin, request: &Request) -> Result<Caller, Problem> {
     if admin.tokens.is_empty() && admin.listen.ip().is_loopback() {
         return Ok(Caller { token: None, peer });
     }
-    let needed = if reads { Role::Read } else { Role::Operate };
+    let needed = if reads || path == DRY_RUN { Role::Read } else { Role::Operate };
     let token = authenticate(admin, request.headers(), needed)?;
     Ok(Caller { token: Some(token), peer })
 }
@@ -206,6 +209,8 @@ mod tests {
         ] {
             assert_eq!(status(&admin, method, "/api/v1/nodes", &bearer(token)), expected, "{method} {token}");
         }
+        assert_eq!(status(&admin, "POST", "/api/v1/explain", &bearer("Bearer r")), 200);
+        assert_eq!(status(&admin, "POST", "/api/v1/model/reset", &bearer("Bearer r")), 403);
         assert_eq!(status(&admin, "GET", "/api/v1/nodes", &[]), 401);
         assert_eq!(status(&admin, "GET", "/no/such/path", &[]), 401);
     }

@@ -1,12 +1,16 @@
-//! The admin API: signs of life, metrics, nodes, policy, settings.
+//! The admin API: signs of life, metrics, nodes, policy, settings, and what was learned and decided.
 //!
 //! It has a listener and, in the binary, a thread of its own, so that a busy data path cannot starve the operator who
 //! wants to see why it is busy. Every route is written once, as a handler with its description, and both the router
 //! and the OpenAPI document are made from that. [`router`] works without a socket; [`serve`] adds the bounds that a
 //! listener needs. It does not know the data path: both know the [`App`].
 
+mod decisions;
 mod guard;
+mod learned;
+mod model;
 mod nodes;
+mod plain;
 mod problem;
 mod serve;
 mod settings;
@@ -24,6 +28,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use guard::Peer;
+pub use plain::span;
 pub use problem::{PROBLEM_JSON, Problem};
 pub use serve::{Bounds, serve, serve_within};
 
@@ -58,6 +63,11 @@ pub fn router(app: Arc<App>) -> Router {
         .routes(routes!(settings::get_policy, settings::put_policy))
         .routes(routes!(settings::get_config))
         .routes(routes!(settings::reload))
+        .routes(routes!(model::show, model::turn))
+        .routes(routes!(model::reset))
+        .routes(routes!(model::snapshot))
+        .routes(routes!(decisions::list))
+        .routes(routes!(decisions::explain))
         .split_for_parts();
     if let Some(components) = &mut document.components {
         components.add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));

@@ -63,14 +63,16 @@ pub(super) async fn put_policy(
     Extension(caller): Extension<Caller>,
     Body(choice): Body<PolicyChoice>,
 ) -> Result<Json<PolicyView>, Problem> {
-    let Some(id) = PolicyId::named(&choice.policy) else {
-        let shown: String = choice.policy.chars().take(64).collect();
-        let detail = format!("{shown:?} is not a policy; allowed: {}", policy::names().join(", "));
-        let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
-        return Err(problem.allowed(&choice.policy, policy::names()));
-    };
+    let Some(id) = PolicyId::named(&choice.policy) else { return Err(unknown_policy(&choice.policy)) };
     app.switch_policy(id, &caller.to_string());
     Ok(policy_view(&app))
+}
+
+/// Lists the policies to somebody who named another.
+pub(super) fn unknown_policy(name: &str) -> Problem {
+    let shown: String = name.chars().take(64).collect();
+    let detail = format!("{shown:?} is not a policy; allowed: {}", policy::names().join(", "));
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).allowed(name, policy::names())
 }
 
 /// Reads the configuration again and applies what changed; a broken one changes nothing.

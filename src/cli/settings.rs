@@ -24,6 +24,9 @@ pub(super) struct SettingsArgs {
     policy: Option<String>,
     #[arg(long, value_name = "COUNT", help = with_default("Threads that carry requests", "workers"))]
     workers: Option<String>,
+    /// Tell in response headers which node answered, who chose it, and what was predicted
+    #[arg(long)]
+    debug_headers: bool,
     #[arg(long, value_name = "LEVEL", help = with_default("Which log lines are written", "log/properties/level"))]
     log_level: Option<String>,
     #[arg(long, value_name = "FORMAT", help = with_default("How log lines look, text or json", "log/properties/format"))]
@@ -45,7 +48,7 @@ fn policies() -> String {
 impl SettingsArgs {
     /// Flags, file and environment.
     pub(super) fn into_sources(self, env: Env) -> Sources {
-        let SettingsArgs { config, listen, admin, node, policy, workers, log_level, log_format } = self;
+        let SettingsArgs { config, listen, admin, node, policy, workers, debug_headers, log_level, log_format } = self;
         let one = |flag, key, value: Option<String>| Flag { flag, key, values: value.into_iter().collect() };
         let flags = vec![
             one("--listen", "listen", listen),
@@ -53,6 +56,7 @@ impl SettingsArgs {
             Flag { flag: "--node", key: "node", values: node },
             one("--policy", "policy", policy),
             one("--workers", "workers", workers),
+            one("--debug-headers", "debug_headers", debug_headers.then(|| "true".to_owned())),
             one("--log-level", "log.level", log_level),
             one("--log-format", "log.format", log_format),
         ];

@@ -49,6 +49,7 @@ impl Check<'_> {
             listen: raw.listen.0,
             policy: raw.policy.0,
             workers: raw.workers.0.unwrap_or_else(cores),
+            debug_headers: raw.debug_headers,
             admin: Admin {
                 listen: raw.admin.listen.0,
                 hosts: raw.admin.hosts.iter().map(|host| host.0.clone()).collect(),

@@ -21,6 +21,8 @@ pub struct Settings {
     pub policy: PolicyId,
     /// Threads that carry requests.
     pub workers: usize,
+    /// Whether responses tell of node, policy and prediction.
+    pub debug_headers: bool,
     /// The admin listener.
     pub admin: Admin,
     /// What is learned, and the policy that routes by it.

@@ -38,7 +38,8 @@ pub use sources::{Env, FILE_VARIABLE, Flag, Sources};
 
 use check::Check;
 use error::{Complaint, quoted};
-use raw::{Raw, RawNode, RawToken};
+use raw::{Raw, RawAdaptive, RawNode, RawToken};
+use serde::de::DeserializeOwned;
 use tree::{Tree, Value};
 
 use crate::node::NodeSpec;
@@ -162,15 +163,48 @@ fn token_variables(tree: &Tree) -> Vec<String> {
 /// A text that says what is wrong and what is allowed.
 pub fn check_node(json: serde_json::Value) -> Result<NodeSpec, ConfigErrors> {
     let schema = schema().pointer("/properties/node/items").unwrap_or(&serde_json::Value::Null);
+    checked_json(json, schema, "node").map(|raw: RawNode| check::node(&raw))
+}
+
+/// The settings of the adaptive policy that can be changed while it runs; absent ones are as in `present`.
+pub const KNOBS: [&str; 4] = ["objective", "social", "explore", "shadow"];
+
+/// `present` with some of [`KNOBS`] changed, given as they are written in the file: for the admin API.
+///
+/// # Errors
+/// Every mistake: an unknown key, a value out of range.
+pub fn check_knobs(present: &Adaptive, json: serde_json::Value) -> Result<Adaptive, ConfigErrors> {
+    let mut schema = schema().pointer("/properties/adaptive").cloned().unwrap_or_default();
+    if let Some(properties) = schema.get_mut("properties").and_then(serde_json::Value::as_object_mut) {
+        properties.retain(|key, _| KNOBS.contains(&key.as_str()));
+    }
+    let given: Vec<String> = json.as_object().map(|given| given.keys().cloned().collect()).unwrap_or_default();
+    let raw: RawAdaptive = checked_json(json, &schema, "adaptive")?;
+    let has = |key: &str| given.iter().any(|given| given == key);
+    let knobs = crate::learn::Knobs {
+        first_byte: if has("objective") { raw.objective.0 } else { present.knobs.first_byte },
+        social: if has("social") { raw.social } else { present.knobs.social },
+        explore: if has("explore") { raw.explore } else { present.knobs.explore },
+    };
+    let shadow = if has("shadow") { raw.shadow } else { present.shadow };
+    Ok(Adaptive { knobs, shadow, ..present.clone() })
+}
+
+/// A value that `schema` describes.
+fn checked_json<T: DeserializeOwned>(
+    json: serde_json::Value,
+    schema: &serde_json::Value,
+    what: &str,
+) -> Result<T, ConfigErrors> {
     let mut errors = Vec::new();
     let sound = walk::sound(Tree::from_json(json, &Origin::Default, ""), schema, &mut errors);
-    let node = sound.map(|tree| serde_json::from_value::<RawNode>(tree.to_json()));
-    match (ConfigErrors::of(errors), node) {
-        (None, Some(Ok(raw))) => Ok(check::node(&raw)),
+    let value = sound.map(|tree| serde_json::from_value::<T>(tree.to_json()));
+    match (ConfigErrors::of(errors), value) {
+        (None, Some(Ok(raw))) => Ok(raw),
         (Some(errors), _) => Err(errors),
         (None, other) => {
             let problem =
-                other.and_then(Result::err).map_or_else(|| "no node".to_owned(), |error| quoted(&error.to_string()));
+                other.and_then(Result::err).map_or_else(|| format!("no {what}"), |error| quoted(&error.to_string()));
             Err(ConfigErrors::one(Complaint::new(problem).at(Origin::Default, "")))
         }
     }

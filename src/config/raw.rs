@@ -30,6 +30,9 @@ pub struct Raw {
     pub policy: PolicyName,
     /// Threads that carry requests; "auto" is one per core. Change needs a restart.
     pub workers: Workers,
+    /// Whether responses tell in headers which node answered, who chose it, and what was predicted: for tests, not for
+    /// clients that one does not know.
+    pub debug_headers: bool,
     /// The admin API.
     pub admin: RawAdmin,
     /// What is learned of the nodes, and the policy `adaptive` that routes by it.
@@ -62,6 +65,7 @@ impl Default for Raw {
             listen: Address(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))),
             policy: PolicyName(PolicyId::named(policy::DEFAULT).unwrap_or(PolicyId(0))),
             workers: Workers(None),
+            debug_headers: false,
             admin: RawAdmin::default(),
             adaptive: RawAdaptive::default(),
             health: RawHealth::default(),

@@ -28,6 +28,7 @@ impl Settings {
             listen,
             policy,
             workers,
+            debug_headers,
             admin,
             adaptive,
             nodes,
@@ -43,6 +44,7 @@ impl Settings {
             listen: Address(*listen),
             policy: PolicyName(*policy),
             workers: Workers(Some(*workers)),
+            debug_headers: *debug_headers,
             admin: RawAdmin {
                 listen: Address(admin.listen),
                 hosts: admin.hosts.iter().cloned().map(HostName).collect(),

@@ -319,6 +319,9 @@ impl Passage {
         if let Some(id) = self.request_id.take() {
             head.headers.insert(headers::X_REQUEST_ID, id);
         }
+        if self.settings.debug_headers {
+            headers::tell_decision(&mut head.headers, ticket.decision());
+        }
         head.version = Version::HTTP_11;
         self.worker.app.telemetry.answered(Some(ticket.node()), status);
         if let Some(story) = &mut self.story {

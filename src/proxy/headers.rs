@@ -11,6 +11,8 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
+use crate::balancer::Decision;
+
 /// How this proxy calls itself in `Via` and `Proxy-Status`.
 pub(super) const PSEUDONYM: &str = "bellwether";
 const VIA: HeaderValue = HeaderValue::from_static("1.1 bellwether");
@@ -24,8 +26,30 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+const TOLD_NODE: HeaderName = HeaderName::from_static("x-bellwether-node");
+const TOLD_POLICY: HeaderName = HeaderName::from_static("x-bellwether-policy");
+const TOLD_PREDICTED_MS: HeaderName = HeaderName::from_static("x-bellwether-predicted-ms");
+
 /// The longest client-made request id that is kept.
 const REQUEST_ID_MAX: usize = 128;
+
+/// Tells a client that debugs which node answered, who chose it, and what was predicted. A node's own words of these
+/// names go.
+pub(super) fn tell_decision(headers: &mut HeaderMap, decision: &Decision) {
+    let predicted = Some(decision.predicted_s).filter(|seconds| seconds.is_finite());
+    let told = [
+        // A name with a line break in it cannot be told.
+        (TOLD_NODE, HeaderValue::from_bytes(decision.node.spec.name.as_bytes()).ok()),
+        (TOLD_POLICY, Some(HeaderValue::from_static(decision.policy.name()))),
+        (TOLD_PREDICTED_MS, predicted.and_then(|seconds| format!("{:.1}", seconds * 1e3).try_into().ok())),
+    ];
+    for (name, value) in told {
+        match value {
+            Some(value) => drop(headers.insert(name, value)),
+            None => drop(headers.remove(name)),
+        }
+    }
+}
 
 /// What one pass over the fields of a message finds: asking for each name costs a hash every time, and most messages
 /// have none of them.

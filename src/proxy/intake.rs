@@ -89,8 +89,7 @@ pub(super) async fn take_in(
     };
     let seen = if looked { look(&bytes, upload.is_none(), api) } else { Look::default() };
     let model = seen.model.clone().or_else(|| model_in_path(uri.path()));
-    let route = settings.routes.iter().position(|route| matches(route, method, uri.path(), model.as_deref()));
-    let name = route.map_or(api.route_name(), |route| settings.routes[route].name.as_str());
+    let (route, name) = route_of(settings, method, uri.path(), model.as_deref());
     let kind = app.kinds.of(name, model.as_deref());
     let prompt_bytes = seen.prompt_bytes_of(length);
     let text_tokens = app.bytes_per_token.estimate(kind, prompt_bytes);
@@ -107,8 +106,19 @@ pub(super) async fn take_in(
     Ok(Intake { shape, body, route, upload, prompt_bytes })
 }
 
+/// The route that a request takes, as an index if it is configured, and its name.
+pub(crate) fn route_of<'a>(
+    settings: &'a Settings,
+    method: &Method,
+    path: &str,
+    model: Option<&str>,
+) -> (Option<usize>, &'a str) {
+    let route = settings.routes.iter().position(|route| matches(route, method, path, model));
+    (route, route.map_or(Api::of_path(path).route_name(), |route| settings.routes[route].name.as_str()))
+}
+
 /// A hash of a client's address, the same in every process: several proxies agree where a client belongs.
-pub(super) fn address_hash(client: IpAddr) -> u64 {
+pub(crate) fn address_hash(client: IpAddr) -> u64 {
     BuildHasherDefault::<DefaultHasher>::default().hash_one(client)
 }
 

@@ -22,5 +22,6 @@ mod upstream;
 mod wire;
 mod worker;
 
+pub(crate) use intake::{address_hash, route_of};
 pub use server::Proxy;
 pub use upstream::OpenConnections;

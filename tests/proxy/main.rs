@@ -8,6 +8,7 @@
 
 mod changes;
 mod connections;
+mod decisions;
 mod departures;
 mod failures;
 mod headers;
