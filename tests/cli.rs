@@ -7,8 +7,19 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
-use bellwether::config::{Env, Settings, Sources, changes, schema};
+use bellwether::balancer::{Balancer, Scratch, Verdict};
+use bellwether::clock::{Clock, Time};
+use bellwether::config::{Env, Role, Settings, Sources, Token, changes, schema};
+use bellwether::fleet::Fleet;
+use bellwether::learn::Learner;
+use bellwether::node::NodeSpec;
+use bellwether::outcome::Outcome;
+use bellwether::policy::PolicyId;
+use bellwether::request::RequestShape;
+use bellwether::server::Server;
 use serde_json::Value as Json;
 
 /// The binary, with nothing of ours in its environment.
@@ -294,4 +305,138 @@ fn answer(node: &TcpListener) {
             return connection.write_all(reply).unwrap();
         }
     }
+}
+
+/// A proxy in this process that has learned of two nodes, the second four times slower, and learns no more.
+fn taught(tokens: Vec<Token>) -> Server {
+    let node = |name: &str| NodeSpec::new(format!("http://127.0.0.1:9/{name}")).named(name);
+    let mut settings = Settings { nodes: vec![node("fast\u{1b}[2J"), node("slow")], ..Settings::default() };
+    settings.listen.set_port(0);
+    settings.admin.listen.set_port(0);
+    settings.admin.tokens = tokens;
+    // Nobody listens at the nodes, and nobody should find out.
+    settings.health.interval = Duration::from_secs(3_600);
+    settings.health.thresholds.unhealthy_after = 100;
+    let server = Server::start(settings).unwrap();
+    let (app, mut scratch) = (server.app(), Scratch::with_seed(1));
+    app.trainer.stop();
+    let mut learner = Learner::new(Arc::clone(app.balancer.learned()));
+    let random =
+        Arc::new(Balancer::new(Fleet::clone(&app.balancer.fleet()), policy("random"), Clock::manual(), Vec::new()));
+    // So late that it does not grow stale while the test runs.
+    let now = Time::from_secs_f64(3_600.0);
+    for _ in 0..300 {
+        let Verdict::Go(ticket) = random.decide(now, &RequestShape::default(), &[], &mut scratch) else { panic!() };
+        let took_ms = if ticket.node().slot == 0 { 100 } else { 400 };
+        let ended = now.after(Duration::from_millis(took_ms));
+        learner.observe(ended, &ticket.finish(ended, Outcome::Completed { status: 200 })).unwrap();
+    }
+    learner.refit(now);
+    learner.refit(now);
+    server
+}
+
+fn policy(name: &str) -> PolicyId {
+    PolicyId::named(name).unwrap()
+}
+
+#[test]
+fn model_and_explain_print_what_the_admin_api_says() {
+    let server = taught(Vec::new());
+    let admin = server.admin_address().to_string();
+    let shown = run(&mut bellwether(&["model", "show", "--admin", &admin]));
+    assert_eq!((shown.code, shown.err.as_str()), (Some(0), ""));
+    for part in [
+        "model version 1, made just now: the model routes\n",
+        "objective total, social 1.0, explore 0.01, shadow false",
+        "(fleet)",
+        "a request takes ",
+    ] {
+        assert!(shown.out.contains(part), "{part} is not in\n{}", shown.out);
+    }
+    assert!(shown.out.contains("fast\\u{1b}[2J") && !shown.out.contains('\u{1b}'), "{}", shown.out);
+    let json = run(bellwether(&["model", "show", "--output", "json"]).env("BELLWETHER_ADMIN_LISTEN", &admin));
+    let model: Json = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(model["nodes"][1]["name"], "slow");
+
+    let args = ["explain", "--admin", &admin, "--streaming", "--prompt-tokens", "9", "--max-tokens", "9"];
+    let explained = run(&mut bellwether(&args));
+    assert_eq!((explained.code, explained.err.as_str()), (Some(0), ""));
+    let (first, rest) = explained.out.split_once('\n').unwrap();
+    assert!(first.starts_with("fast") && first.ends_with(" %: it has the least score"), "{first}");
+    assert!(rest.contains("policy adaptive, kind other, model version 1 prefers fast"), "{rest}");
+    let args = ["explain", "--admin", &admin, "--policy", "least-connections", "--output", "json"];
+    let explained: Json = serde_json::from_str(&run(&mut bellwether(&args)).out).unwrap();
+    assert_eq!((&explained["probability"], &explained["in_force"]), (&Json::from(0.5), &Json::from(false)));
+    let wrong = run(&mut bellwether(&["explain", "--admin", &admin, "--policy", "adaptiv"]));
+    assert_eq!((wrong.code, wrong.out.as_str()), (Some(1), ""));
+    assert!(wrong.err.contains("422") && wrong.err.contains("\"adaptiv\" is not a policy"), "{}", wrong.err);
+
+    let saved = run(&mut bellwether(&["model", "snapshot", "--admin", &admin]));
+    assert_eq!((saved.code, saved.out.as_str()), (Some(1), ""));
+    assert!(saved.err.contains("503") && saved.err.contains("the trainer does not answer"), "{}", saved.err);
+    server.stop(Duration::ZERO);
+}
+
+#[test]
+fn a_running_proxy_saves_and_forgets_what_it_learned_when_told() {
+    let mut settings = Settings { nodes: vec![NodeSpec::new("http://127.0.0.1:9")], ..Settings::default() };
+    settings.listen.set_port(0);
+    settings.admin.listen.set_port(0);
+    let server = Server::start(settings).unwrap();
+    let admin = server.admin_address().to_string();
+    let saved = run(&mut bellwether(&["model", "snapshot", "--admin", &admin]));
+    let kept = "kept in memory only: adaptive.state_dir is off\n";
+    assert_eq!((saved.code, saved.out.as_str(), saved.err.as_str()), (Some(0), kept, ""));
+    assert_eq!(run(&mut bellwether(&["model", "reset", "--admin", &admin])).code, Some(0));
+    let empty = run(&mut bellwether(&["model", "show", "--admin", &admin])).out;
+    assert!(empty.starts_with("no model yet: least-connections routes: nothing has been learned yet\n"), "{empty}");
+    server.stop(Duration::ZERO);
+}
+
+#[test]
+fn a_token_is_asked_for_and_what_does_not_answer_is_named() {
+    let token = |secret: &str, role| Token { secret: secret.to_owned().into(), role };
+    let server = taught(vec![token("0123456789abcdef", Role::Read)]);
+    let admin = server.admin_address().to_string();
+    let without = run(&mut bellwether(&["model", "show", "--admin", &admin]));
+    assert_eq!((without.code, without.out.as_str()), (Some(1), ""));
+    assert!(
+        without.err.contains("401") && without.err.contains("--token-env VAR or --token-file FILE"),
+        "{}",
+        without.err
+    );
+    let mut with = bellwether(&["model", "show", "--admin", &admin, "--token-env", "LOOK"]);
+    assert_eq!(run(with.env("LOOK", "0123456789abcdef")).code, Some(0));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    fs::write(&file, "0123456789abcdef\n").unwrap();
+    let file = file.display().to_string();
+    assert_eq!(run(&mut bellwether(&["explain", "--admin", &admin, "--token-file", &file])).code, Some(0));
+    let reset = run(&mut bellwether(&["model", "reset", "--admin", &admin, "--token-file", &file]));
+    assert_eq!(reset.code, Some(1));
+    assert!(reset.err.contains("403") && !reset.err.contains("0123456789abcdef"), "{}", reset.err);
+    server.stop(Duration::ZERO);
+
+    // A port that is taken and on which nobody listens.
+    let taken = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    taken.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = taken.local_addr().unwrap().as_socket().unwrap().to_string();
+    let nobody = run(&mut bellwether(&["model", "show", "--admin", &address]));
+    assert_eq!((nobody.code, nobody.out.as_str()), (Some(1), ""));
+    assert!(nobody.err.contains(&format!("nothing answers at http://{address}: ")), "{}", nobody.err);
+    let hung_up = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = hung_up.local_addr().unwrap().to_string();
+    let stranger = std::thread::spawn(move || {
+        let (mut stream, _) = hung_up.accept().unwrap();
+        stream.write_all(b"SSH-2.0-OpenSSH\r\n").unwrap();
+    });
+    let nobody = run(&mut bellwether(&["model", "show", "--admin", &address]));
+    assert_eq!((nobody.code, nobody.out.as_str()), (Some(1), ""));
+    assert!(nobody.err.contains("is not the admin API of bellwether"), "{}", nobody.err);
+    stranger.join().unwrap();
+    let usage = ["--admin", "nonsense"];
+    assert_eq!(run(&mut bellwether(&[&["explain"][..], &usage].concat())).code, Some(2));
+    assert_eq!(run(&mut bellwether(&["model", "show", "--token-env", "NOT_SET"])).code, Some(2));
+    assert_eq!(run(&mut bellwether(&["model"])).code, Some(2));
 }

@@ -18,7 +18,7 @@ pub(super) struct Config {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    Print(Print),
+    Print(Box<Print>),
     Schema(Schema),
 }
 

@@ -8,6 +8,9 @@
 mod check;
 mod config;
 pub mod demo;
+mod explain;
+mod model;
+mod remote;
 mod run;
 mod settings;
 pub mod simulate;
@@ -31,6 +34,8 @@ Examples:
   bellwether run --config bellwether.toml
   bellwether check bellwether.toml
   bellwether config print --config bellwether.toml
+  bellwether model show
+  bellwether explain --streaming --prompt-tokens 1200
 
 Every key of the configuration can be set by environment: timeouts.first_byte is BELLWETHER_TIMEOUTS_FIRST_BYTE.
 A flag counts before the environment, that before the file, that before the default.
@@ -55,6 +60,8 @@ enum Verb {
     Train(train::Train),
     Check(check::Check),
     Config(config::Config),
+    Model(model::Model),
+    Explain(explain::Explain),
 }
 
 impl Cli {
@@ -70,6 +77,8 @@ impl Cli {
             Verb::Train(train) => train.execute(screen),
             Verb::Check(check) => check.execute(process.env, screen),
             Verb::Config(config) => config.execute(process.env, screen),
+            Verb::Model(model) => model.execute(&process.env, screen),
+            Verb::Explain(explain) => explain.execute(&process.env, screen),
         }
     }
 }
