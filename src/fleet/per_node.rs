@@ -45,11 +45,13 @@ impl<T: Resettable> PerNode<T> {
     ///
     /// The last words of a removed node's attempts may reset its successor once more: per-node state must be such
     /// that starting over is harmless.
+    #[inline]
     pub fn of(&self, node: &Node) -> &T {
         self.at(node.slot, node.id)
     }
 
     /// The same for a node of which only slot and id are at hand.
+    #[inline]
     pub fn at(&self, slot: u32, id: NodeId) -> &T {
         let slot = slot as usize % NODES_MAX;
         let chunk = self.chunks[slot / CHUNK]

@@ -40,12 +40,16 @@ impl Census {
         self.nodes == 0
     }
 
-    /// The probability with which a node of that level, one that was counted, is explored.
-    pub fn share(&self, level: u8) -> f64 {
-        let level = usize::from(level) % LEVELS;
-        let better_known: u32 = self.levels[level + 1..].iter().sum();
-        let pairs = f64::from(self.nodes) * f64::from(self.nodes);
-        if pairs > 0.0 { f64::from(2 * better_known + self.levels[level]) / pairs } else { 0.0 }
+    /// The probability with which a node of each level, one that was counted, is explored.
+    pub fn shares(&self) -> [f64; LEVELS] {
+        let pairs = (f64::from(self.nodes) * f64::from(self.nodes)).max(1.0);
+        let mut shares = [0.0; LEVELS];
+        let mut better_known = 0;
+        for (share, counted) in shares.iter_mut().zip(self.levels).rev() {
+            *share = f64::from(2 * better_known + counted) / pairs;
+            better_known += counted;
+        }
+        shares
     }
 }
 
@@ -73,7 +77,7 @@ mod tests {
             }
         }
         for (level, expected) in levels.iter().zip(by_pairs) {
-            assert!((census.share(*level) - expected).abs() < 1e-12);
+            assert!((census.shares()[usize::from(*level)] - expected).abs() < 1e-12);
         }
     }
 
@@ -84,6 +88,6 @@ mod tests {
         assert_eq!(epsilon(f64::NAN, 1.0, 1.0), 0.0);
         assert_eq!(level(f64::NAN), 0);
         assert_eq!(level(f64::INFINITY), 15);
-        assert_eq!(Census::default().share(0), 0.0);
+        assert_eq!(Census::default().shares(), [0.0; LEVELS]);
     }
 }

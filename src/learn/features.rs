@@ -116,21 +116,25 @@ impl Target {
 }
 
 /// `x` above `knee`, or zero.
+#[inline]
 fn above(x: f64, knee: f64) -> f64 {
     (x - knee).max(0.0)
 }
 
 /// [`Target::Total`]: a convex piecewise-linear curve over the number in flight `n`, the request itself included.
+#[inline]
 pub fn total(n: f64) -> Row {
     [1.0, n, above(n, 2.0), above(n, 4.0), above(n, 8.0), above(n, 16.0)]
 }
 
 /// [`Target::TotalTokens`]: `n` in flight, prompt and output in regressor units.
+#[inline]
 pub fn total_tokens(n: f64, prompt: f64, output: f64) -> Row {
     [1.0, n, prompt, output, output * n, output * above(n, 16.0)]
 }
 
 /// [`Target::FirstByte`]: own prompt, waiting prompts, and the place in the queue for a slot.
+#[inline]
 pub fn first_byte(prompt: f64, waiting_prompt: f64, place: f64) -> Row {
     [1.0, prompt, waiting_prompt, place, 0.0, 0.0]
 }
@@ -142,11 +146,13 @@ pub fn gap(n: f64) -> Row {
 
 /// The place in the queue for a slot of a request that finds `in_flight` others at a node of `slots` (infinite while
 /// unknown).
+#[inline]
 pub fn place(in_flight: f64, slots: f64) -> f64 {
     above(in_flight + 1.0, slots)
 }
 
 /// The scalar product.
+#[inline]
 pub fn dot(a: &Row, b: &Row) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }

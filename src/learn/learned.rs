@@ -37,6 +37,7 @@ impl Number {
         Number(AtomicU64::new(value.to_bits()))
     }
 
+    #[inline]
     fn get(&self) -> f64 {
         f64::from_bits(self.0.load(Ordering::Relaxed))
     }
@@ -96,6 +97,7 @@ impl Resettable for NodeLearned {
 
 impl NodeLearned {
     /// The fast correctors.
+    #[inline]
     pub fn factors(&self) -> Factors {
         std::array::from_fn(|target| self.factors[target].get())
     }
@@ -107,6 +109,7 @@ impl NodeLearned {
     }
 
     /// How many a new or returned node may have in flight; grows with its successes, not with time.
+    #[inline]
     pub fn ramp_limit(&self) -> u32 {
         match self.successes.load(Ordering::Relaxed) {
             RAMP_SUCCESSES.. => u32::MAX,
@@ -168,6 +171,7 @@ impl Learned {
     }
 
     /// What moves between fits, for `node`.
+    #[inline]
     pub fn node(&self, node: &Node) -> &NodeLearned {
         self.nodes.of(node)
     }

@@ -31,6 +31,7 @@ fn ticks(now: Time) -> u32 {
     (now.as_micros() >> TICK_BITS) as u32
 }
 
+#[inline]
 fn value_at(word: u64, now: Time) -> f64 {
     let value = f64::from(f32::from_bits((word >> 32) as u32));
     if value == 0.0 {
@@ -45,6 +46,7 @@ fn value_at(word: u64, now: Time) -> f64 {
 
 impl Penalty {
     /// The penalty at `now`: the score is multiplied by one more than this.
+    #[inline]
     pub fn at(&self, now: Time) -> f64 {
         value_at(self.0.load(Ordering::Relaxed), now)
     }

@@ -129,17 +129,20 @@ pub struct Predictor {
     pub means: [f64; TARGETS],
 }
 
+#[inline]
 fn bounded(seconds: f64) -> f64 {
     if seconds.is_nan() { PREDICTION_MAX_S } else { seconds.clamp(0.0, PREDICTION_MAX_S) }
 }
 
 impl Predictor {
     /// What is known of the node with that slot and id: the fleet's curve where it is not known.
+    #[inline]
     pub fn node(&self, slot: u32, id: NodeId) -> &NodeModel {
         self.known(slot, id).unwrap_or(&self.fleet)
     }
 
     /// What is known of that node itself.
+    #[inline]
     pub fn known(&self, slot: u32, id: NodeId) -> Option<&NodeModel> {
         self.nodes.get(slot as usize)?.as_ref().filter(|model| model.id == id)
     }
@@ -192,6 +195,7 @@ impl NodeModel {
     }
 
     /// What `ask` would take on this node under `load`, and what it would cost the others there.
+    #[inline]
     pub fn predict(&self, factors: &Factors, load: &NodeLoad, ask: &Ask) -> Prediction {
         match ask.how {
             How::Streamed => self.predict_streamed(factors, load, ask),
@@ -209,6 +213,7 @@ impl NodeModel {
         }
     }
 
+    #[inline]
     fn predict_streamed(&self, factors: &Factors, load: &NodeLoad, ask: &Ask) -> Prediction {
         let (first_byte, gap) = (&self.beta[Target::FirstByte.index()], &self.beta[Target::Gap.index()]);
         let (first_byte_f, gap_f) = (factors[Target::FirstByte.index()], factors[Target::Gap.index()]);
@@ -230,6 +235,7 @@ impl NodeModel {
         }
     }
 
+    #[inline]
     fn predict_total(&self, factors: &Factors, target: Target, m: f64, row: impl Fn(f64) -> Row) -> Prediction {
         let (beta, factor) = (&self.beta[target.index()], factors[target.index()]);
         let with = bounded(factor * dot(beta, &row(m + 1.0)));

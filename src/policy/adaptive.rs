@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::clock::Time;
 use crate::fleet::Node;
-use crate::learn::explore::{Census, epsilon};
+use crate::learn::explore::{Census, LEVELS, epsilon};
 use crate::learn::silence::{PATIENCE_MIN_S, Quiet, patience_s};
 use crate::learn::{Ask, Fallback, Knobs, Learned, NodeLoad, Prediction, Predictor};
 use crate::node::NODES_MAX;
@@ -180,20 +180,26 @@ impl Adaptive {
         let mean_prompt = predictor.expectations.overall().prompt_tokens();
         let epsilon = epsilon(knobs.explore, f64::from(ctx.shape.prompt_tokens), mean_prompt);
         let epsilon = if census.is_empty() { 0.0 } else { epsilon };
-        let explores = |at: usize, score: f64| {
-            if epsilon == 0.0 || explorable[at / 64] >> (at % 64) & 1 == 0 {
-                return 0.0;
-            }
-            let node = ctx.node(&ctx.candidates[at]);
-            let share = census.share(predictor.node(node.slot, node.id).level);
-            epsilon * share * (EXPLORED_COST * least / score).min(1.0)
-        };
-        let explored: f64 = out.iter().enumerate().map(|(at, score)| explores(at, *score)).sum();
-        for (at, out) in out.iter_mut().enumerate() {
-            let score = *out;
-            let greedy = if score == least { (1.0 - explored) / ties } else { 0.0 };
-            *out = greedy + explores(at, score);
+        if epsilon == 0.0 {
+            out.iter_mut().for_each(|out| *out = if *out == least { 1.0 / ties } else { 0.0 });
+            return true;
         }
+        // What goes to exploration first, with the best marked by a negative sign; then the rest to the best.
+        let shares = census.shares();
+        let mut explored = 0.0;
+        for (at, (candidate, out)) in ctx.candidates.iter().zip(&mut *out).enumerate() {
+            let score = *out;
+            let mut part = 0.0;
+            if explorable[at / 64] >> (at % 64) & 1 == 1 {
+                let node = ctx.node(candidate);
+                let share = shares[usize::from(predictor.node(node.slot, node.id).level) % LEVELS];
+                part = epsilon * share * (EXPLORED_COST * least / score).min(1.0);
+                explored += part;
+            }
+            *out = if score == least { -part } else { part };
+        }
+        let greedy = (1.0 - explored) / ties;
+        out.iter_mut().filter(|out| out.is_sign_negative()).for_each(|out| *out = greedy - *out);
         true
     }
 }
@@ -261,6 +267,7 @@ impl Seen {
 }
 
 /// What is thought of `node`.
+#[inline]
 fn assess(
     learned: &Learned,
     predictor: &Predictor,
@@ -276,7 +283,8 @@ fn assess(
     let prediction = model.predict(&factors, &load, ask);
     let penalty = live.penalty.at(now);
     let held = {
-        let quiet_s = now.seconds_since(ledger.last_sign());
+        // An idle node is not silent, and nobody is within the shortest patience: nearly always nothing to work out.
+        let quiet_s = if in_flight > 0 { now.seconds_since(ledger.last_sign()) } else { 0.0 };
         if quiet_s > PATIENCE_MIN_S || live.watch.is_suspect() {
             let patience_s = patience_s(model.sign_interval_s(&predictor.has, &factors, &load));
             let quiet = Quiet { in_flight, waiting, quiet_s, patience_s };
@@ -293,6 +301,7 @@ fn assess(
 }
 
 /// Marginal cost, by the objective.
+#[inline]
 fn score(prediction: &Prediction, knobs: &Knobs) -> f64 {
     let whole = prediction.total_s + knobs.social * prediction.marginal_s;
     let first = prediction.first_byte_s + knobs.social * prediction.marginal_first_byte_s;
