@@ -9,8 +9,8 @@ use std::error::Error;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ use tower_service::Service;
 
 use crate::clock::Time;
 use crate::config::{Settings, Timeouts};
+use crate::proxy::alarm::Alarm;
 use crate::proxy::forward::handle;
 use crate::proxy::framing::{ConnState, GuardedIo, Limits as FramingLimits};
 use crate::proxy::headers::Introduction;
@@ -48,6 +49,8 @@ pub(super) struct Conn {
     idle_since: AtomicU64,
     /// A hash of the peer's address, for affinity.
     pub(super) peer_hash: u64,
+    /// The timer of its requests, while none uses it.
+    alarm: Mutex<Option<Alarm>>,
 }
 
 /// A request of a connection is under way; the connection is not idle as long as this lives.
@@ -67,6 +70,7 @@ impl Conn {
             open: AtomicU32::new(0),
             idle_since: AtomicU64::new(now.as_micros()),
             peer_hash: address_hash(peer.ip()),
+            alarm: Mutex::new(None),
         }
     }
 
@@ -74,6 +78,17 @@ impl Conn {
     pub(super) fn begin(self: &Arc<Self>) -> (u64, Busy) {
         self.open.fetch_add(1, Ordering::Relaxed);
         (self.requests.fetch_add(1, Ordering::Relaxed), Busy(Arc::clone(self)))
+    }
+
+    /// The timer for the waits of a request; a new one would ring after `patience`.
+    pub(super) fn take_alarm(&self, patience: Duration) -> Alarm {
+        let kept = self.alarm.lock().unwrap_or_else(PoisonError::into_inner).take();
+        kept.unwrap_or_else(|| Alarm::new(tokio::time::Instant::now() + patience))
+    }
+
+    /// Keeps the timer for the next request.
+    pub(super) fn keep_alarm(&self, alarm: Alarm) {
+        *self.alarm.lock().unwrap_or_else(PoisonError::into_inner) = Some(alarm);
     }
 
     fn served(&self) -> u64 {

@@ -19,6 +19,7 @@ use crate::config::{Settings, Timeouts};
 use crate::fleet::Node;
 use crate::node::NodeId;
 use crate::outcome::{Censor, Failure, Outcome};
+use crate::proxy::alarm::Alarm;
 use crate::proxy::connection::{Busy, Conn};
 use crate::proxy::headers::{self, Survey};
 use crate::proxy::inspect::ResponseScan;
@@ -48,8 +49,9 @@ pub(super) async fn handle(State(conn): State<Arc<Conn>>, request: Request<Body>
         busy: Some(busy),
         answered: false,
     };
+    let mut alarm = conn.take_alarm(passage.settings.timeouts.first_byte);
     let passed = match conn.framing.refusal_of(index) {
-        None => passage.pass(&conn, parts, body).await,
+        None => passage.pass(&conn, parts, body, &mut alarm).await,
         Some(refusal) => {
             worker.app.telemetry.refused(refusal.reason);
             Err(ProxyError::bad_request(refusal.status, refusal.reason, refusal.detail))
@@ -57,6 +59,7 @@ pub(super) async fn handle(State(conn): State<Arc<Conn>>, request: Request<Body>
     };
     let response = passed.unwrap_or_else(|error| passage.refuse(error, path.path()));
     passage.answered = true;
+    conn.keep_alarm(alarm);
     if let Some(mut story) = passage.story.take() {
         // Neither refused nor relayed: the proxy's own answer.
         story.status = response.status().as_u16();
@@ -123,7 +126,13 @@ impl Passage {
         error.into_response(path, self.request_id.take())
     }
 
-    async fn pass(&mut self, conn: &Conn, mut head: request::Parts, body: Body) -> Result<Response, ProxyError> {
+    async fn pass(
+        &mut self,
+        conn: &Conn,
+        mut head: request::Parts,
+        body: Body,
+        alarm: &mut Alarm,
+    ) -> Result<Response, ProxyError> {
         let settings = Arc::clone(&self.settings);
         let trusted = &settings.forward.trusted_proxies;
         let client = headers::client_address(&head.headers, conn.peer.ip(), trusted);
@@ -155,7 +164,7 @@ impl Passage {
             return models::merged(&self.worker, &settings, &head.headers).await;
         }
         let hash = if client == conn.peer.ip() { conn.peer_hash } else { address_hash(client) };
-        let taken = take_in(&self.worker.app, &settings, &head.method, &head.uri, &head.headers, hash, body).await;
+        let taken = take_in(&self.worker.app, &settings, &head, hash, body, alarm).await;
         let intake = taken.map_err(|error| self.client_fault(conn, error))?;
         self.route_timeouts = intake.route;
         self.deadline = self.timeouts().total.map(|total| Instant::now() + total);
@@ -165,7 +174,7 @@ impl Passage {
         self.worker.app.retries.deposit(started);
         match upgrade {
             Some(protocol) => self.tunnel(head, intake, protocol).await,
-            None => self.attempts(conn, head, intake).await,
+            None => self.attempts(conn, head, intake, alarm).await,
         }
     }
 
@@ -204,6 +213,7 @@ impl Passage {
         conn: &Conn,
         head: request::Parts,
         mut intake: Intake,
+        alarm: &mut Alarm,
     ) -> Result<Response, ProxyError> {
         let repeatable = self.may_repeat(&head.method, intake.route);
         // Only what may be sent a second time after it was sent needs a copy.
@@ -218,7 +228,7 @@ impl Passage {
         loop {
             let mut ticket = self.decide(&intake, &tried)?;
             let upload = intake.upload.as_deref();
-            let failed = match self.attempt(&mut ticket, request, upload).await {
+            let failed = match self.attempt(&mut ticket, request, upload, alarm).await {
                 Ok((upstream, response)) => return Ok(self.relay(ticket, upstream, response, &intake)),
                 Err(failed) => failed,
             };
@@ -268,6 +278,7 @@ impl Passage {
         ticket: &mut Ticket,
         mut request: Outgoing,
         upload: Option<&UploadState>,
+        alarm: &mut Alarm,
     ) -> Result<(Upstream, response::Parts), Failed> {
         let node = Arc::clone(ticket.node());
         address(&mut request, &node, self.settings.forward.preserve_host);
@@ -287,7 +298,8 @@ impl Passage {
                 }
             };
             let patience = self.first_byte_patience(timeouts.first_byte);
-            let waited = wait_for_head(&mut upstream, request, timeouts.first_byte, self.deadline, upload).await;
+            let (first_byte, deadline) = (timeouts.first_byte, self.deadline);
+            let waited = wait_for_head(&mut upstream, request, first_byte, deadline, upload, alarm).await;
             match waited {
                 Some(Ok(response)) => return Ok((upstream, response)),
                 Some(Err(ExchangeError { unsent: Some(unsent), reused: true, .. })) => request = unsent,
@@ -349,18 +361,19 @@ async fn wait_for_head(
     first_byte: Duration,
     deadline: Option<Instant>,
     upload: Option<&UploadState>,
+    alarm: &mut Alarm,
 ) -> Option<Result<response::Parts, ExchangeError>> {
     let mut exchange = std::pin::pin!(upstream.exchange(request));
     let mut pieces = 0;
     loop {
         let patience = Instant::now() + first_byte;
         let until = deadline.map_or(patience, |deadline| deadline.min(patience));
-        match tokio::time::timeout_at(until, exchange.as_mut()).await {
-            Ok(exchanged) => return Some(exchanged),
-            Err(_) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => return None,
+        match alarm.within(until, exchange.as_mut()).await {
+            Some(exchanged) => return Some(exchanged),
+            None if deadline.is_some_and(|deadline| Instant::now() >= deadline) => return None,
             // The time counts from when the node has the whole request, as long as it goes on taking it.
-            Err(_) if upload.is_some_and(|upload| upload.goes_on(&mut pieces)) => {}
-            Err(_) => return None,
+            None if upload.is_some_and(|upload| upload.goes_on(&mut pieces)) => {}
+            None => return None,
         }
     }
 }

@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Uri, header};
+use http::{HeaderMap, Method, header, request};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
-use tokio::time::timeout;
+use tokio::time::Instant;
 
 use crate::app::App;
 use crate::config::{Route, Settings};
+use crate::proxy::alarm::Alarm;
 use crate::proxy::inspect::{Api, Look, look, model_in_path};
 use crate::proxy::reply::ProxyError;
 use crate::proxy::upload::{RequestBody, Streaming, UploadState};
@@ -53,12 +54,12 @@ struct Begun {
 pub(super) async fn take_in(
     app: &App,
     settings: &Settings,
-    method: &Method,
-    uri: &Uri,
-    headers: &HeaderMap,
+    head: &request::Parts,
     client_hash: u64,
     body: Body,
+    alarm: &mut Alarm,
 ) -> Result<Intake, ProxyError> {
+    let request::Parts { method, uri, headers, .. } = head;
     let most = settings.limits.body_bytes_max.unwrap_or(u64::MAX);
     let length = body.size_hint().exact();
     if length.is_some_and(|length| length > most) {
@@ -74,7 +75,7 @@ pub(super) async fn take_in(
     } else {
         looked = is_json(headers, api);
         let bound = if looked { settings.limits.inspect_bytes_max } else { 0 };
-        let begun = begin(body, bound, most, patience).await?;
+        let begun = begin(body, bound, most, patience, alarm).await?;
         bytes = begun.bytes.clone();
         match begun.rest {
             None => RequestBody::Whole(begun.bytes),
@@ -149,15 +150,21 @@ fn matches(route: &Route, method: &Method, path: &str, model: Option<&str>) -> b
 }
 
 /// Reads up to `bound` bytes of the body, and a little more if a piece is larger.
-async fn begin(mut body: Body, bound: usize, most: u64, patience: Duration) -> Result<Begun, ProxyError> {
+async fn begin(
+    mut body: Body,
+    bound: usize,
+    most: u64,
+    patience: Duration,
+    alarm: &mut Alarm,
+) -> Result<Begun, ProxyError> {
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
     while first.len() + more.len() < bound {
-        let frame = match timeout(patience, body.frame()).await {
-            Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(_))) => return Err(ProxyError::broken_upload()),
-            Ok(None) => return Ok(Begun { bytes: joined(first, &more), rest: None }),
-            Err(_) => return Err(ProxyError::slow_client()),
+        let frame = match alarm.within(Instant::now() + patience, body.frame()).await {
+            Some(Some(Ok(frame))) => frame,
+            Some(Some(Err(_))) => return Err(ProxyError::broken_upload()),
+            Some(None) => return Ok(Begun { bytes: joined(first, &more), rest: None }),
+            None => return Err(ProxyError::slow_client()),
         };
         match frame.into_data() {
             Ok(data) if first.is_empty() && more.is_empty() => first = data,

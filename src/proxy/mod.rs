@@ -5,6 +5,7 @@
 //! `relay::Relay` carries the response to the client and ends the attempt. `reply::ProxyError` is every answer that
 //! no node gave.
 
+mod alarm;
 mod connection;
 mod forward;
 pub mod framing;
