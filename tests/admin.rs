@@ -303,7 +303,6 @@ async fn promtool_finds_nothing_wrong_with_the_metrics() {
     app.telemetry.answered(None, 503);
     app.telemetry.retried("connect");
     app.telemetry.refused("malformed");
-    app.telemetry.disconnected(Duration::from_micros(300));
     let answer = get(&admin::router(app), "/metrics").await;
     assert_eq!(answer.status, StatusCode::OK);
     assert_eq!(answer.kind, "text/plain; version=0.0.4; charset=utf-8");

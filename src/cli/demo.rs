@@ -72,7 +72,7 @@ pub struct DemoArgs {
 }
 
 /// What `demo` compares unless told otherwise.
-const DEFAULT_POLICIES: [&str; 2] = ["round-robin", "least-connections"];
+const DEFAULT_POLICIES: [&str; 3] = ["round-robin", "least-connections", "adaptive"];
 
 /// How the result of `demo` is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

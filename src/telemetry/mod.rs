@@ -71,7 +71,6 @@ pub struct Telemetry {
     retries: Words,
     rejected: Words,
     refused: Words,
-    disconnect_seconds: Histogram,
     fit_seconds: Histogram,
     prediction_error: Histogram,
     connections: Gauge,
@@ -97,7 +96,6 @@ impl Default for Telemetry {
             retries: Words::new(&own, series::RETRIES, "reason", &RETRY_REASONS),
             rejected: Words::new(&own, series::REJECTED, "reason", &Reason::ALL.map(Reason::word)),
             refused: Words::new(&own, series::REFUSED, "reason", &[]),
-            disconnect_seconds: Histogram::new(series::DISCONNECT_SECONDS, histogram::SHORT),
             fit_seconds: Histogram::new(series::FIT_SECONDS, histogram::SHORT),
             prediction_error: Histogram::new(series::PREDICTION_ERROR, histogram::RATIOS),
             connections: own.gauge(series::CONNECTIONS),
@@ -156,11 +154,6 @@ impl Telemetry {
         AccessRecord::enabled()
     }
 
-    /// A client that left was noticed, and its node's connection closed `after` the client's.
-    pub fn disconnected(&self, after: Duration) {
-        self.disconnect_seconds.record(after);
-    }
-
     /// A fit took so long.
     pub fn fitted(&self, took: Duration) {
         self.fit_seconds.record(took);
@@ -199,7 +192,7 @@ impl Telemetry {
         gauge(series::RESIDENT_BYTES, process.resident_bytes);
         gauge(series::OPEN_FDS, process.open_fds);
         let mut own = self.registry.render();
-        for histogram in [&self.disconnect_seconds, &self.fit_seconds, &self.prediction_error] {
+        for histogram in [&self.fit_seconds, &self.prediction_error] {
             histogram.render(None, &mut own);
         }
         let mut parts = vec![own];

@@ -27,7 +27,6 @@ pub(super) const RETRIES: &str = "bellwether_retries_total";
 pub(super) const REJECTED: &str = "bellwether_rejected_total";
 pub(super) const REFUSED: &str = "bellwether_refused_total";
 pub(super) const CONNECTIONS: &str = "bellwether_connections";
-pub(super) const DISCONNECT_SECONDS: &str = "bellwether_disconnect_propagation_seconds";
 pub(super) const BUILD_INFO: &str = "bellwether_build_info";
 pub(super) const START_TIME: &str = "bellwether_start_time_seconds";
 pub(super) const CONFIG_RELOADS: &str = "bellwether_config_reloads_total";
@@ -86,7 +85,6 @@ pub(super) const HELP: &[(&str, &str)] = &[
     (REJECTED, "Requests refused because there was no node for them."),
     (REFUSED, "Requests and connections refused before a decision."),
     (CONNECTIONS, "Client connections open."),
-    (DISCONNECT_SECONDS, "Time from noticing that a client left to closing its node's connection."),
     (BUILD_INFO, "1; the version is the label."),
     (START_TIME, "When this instance started, in seconds since 1970."),
     (CONFIG_RELOADS, "Reloads of the configuration."),

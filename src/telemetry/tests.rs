@@ -57,7 +57,6 @@ fn series_exist_with_zero_before_the_first_request() {
         "bellwether_decisions_total{node=\"a\",policy=\"least-connections\"}",
         "bellwether_request_seconds_count{node=\"a\"}",
         "bellwether_ttfb_seconds_bucket{node=\"a\",le=\"600\"}",
-        "bellwether_disconnect_propagation_seconds_count",
         "bellwether_retries_total{reason=\"unsent\"}",
         "bellwether_rejected_total{reason=\"no_healthy_node\"}",
         "bellwether_in_flight{node=\"a\"}",
