@@ -6,7 +6,8 @@
 //!     main, cli              verbs: run, demo, simulate, check, config, ...
 //!       |
 //!     the shell              server   proxy   admin   telemetry   probe   reload   app       sockets, disk, wall
-//!                            emulator   load                                                 clock, tokio
+//!                            trainer  training  recording  state  priors  decisions       clock, tokio
+//!                            emulator   load
 //!       |                    sim         virtual time, the same core
 //!     balancer               one coordinator: decide -> first byte -> events -> finish
 //!       |
