@@ -143,6 +143,7 @@ impl App {
             changes.policy = Some(next.policy.name().to_owned());
         }
         self.balancer.set_thresholds(next.health.thresholds);
+        self.balancer.set_ejection(next.ejection);
         if former.adaptive.knobs != next.adaptive.knobs {
             self.balancer.learned().set_knobs(next.adaptive.knobs);
         }

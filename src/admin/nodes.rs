@@ -18,7 +18,7 @@ use super::guard::Caller;
 use super::problem::{Body, Name, Problem};
 use crate::app::App;
 use crate::config::check_node;
-use crate::fleet::{Fleet, FleetError, Node};
+use crate::fleet::{Fleet, FleetError, Node, State as NodeState};
 use crate::node::NodeSpec;
 use crate::telemetry;
 
@@ -57,7 +57,7 @@ pub(super) struct NodeView {
     /// Where requests are sent.
     #[schema(example = "http://10.0.0.1:8000")]
     url: String,
-    /// `up`, `down`, `draining` or `full`; only `up` gets new work.
+    /// `up`, `down`, `draining`, `full`, `ejected` or `trial`; `up` gets new work, `trial` one request at a time.
     state: &'static str,
     /// Whether checks and connect errors think that it lives, also while it drains.
     up: bool,
@@ -71,8 +71,12 @@ pub(super) struct NodeView {
     waiting: u32,
     /// The limit that the operator set, if any.
     max_in_flight: Option<u32>,
-    /// The limit in force.
+    /// The limit in force: less than the operator's while it returns from an ejection.
     limit: u32,
+    /// Whether it was ejected for failing requests and has not yet shown that it is well.
+    returning: bool,
+    /// For how many more seconds it is ejected; null if it is not.
+    ejected_for_s: Option<f64>,
     /// Models that it serves; empty means every model.
     models: Vec<String>,
     /// Attempts since it came, by how they ended.
@@ -104,7 +108,10 @@ fn view(app: &App, node: &Node) -> NodeView {
         in_flight: node.live.ledger.in_flight(),
         waiting: node.live.ledger.waiting(),
         max_in_flight: node.spec.max_in_flight,
-        limit: node.spec.limit(),
+        limit: node.limit(),
+        returning: node.live.health.is_out(),
+        ejected_for_s: (node.live.health.state(now) == NodeState::Ejected)
+            .then(|| node.live.health.record().until().seconds_since(now)),
         models: node.spec.models.clone(),
         attempts: Attempts { completed, full, failed, censored },
         ttfb: ttfb.map(Into::into),

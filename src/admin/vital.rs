@@ -13,7 +13,6 @@ use utoipa::ToSchema;
 use super::Document;
 use super::problem::Problem;
 use crate::app::App;
-use crate::fleet::State as NodeState;
 
 /// The media type of the Prometheus text format.
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -48,8 +47,7 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Result<Json<Status>, 
         return not("there are no nodes");
     }
     // A node that is full for a moment is still healthy: taking the whole proxy out would only move the load.
-    let healthy = |state| matches!(state, NodeState::Up | NodeState::Full);
-    if !fleet.nodes().iter().any(|node| healthy(node.live.health.state(now))) {
+    if !fleet.nodes().iter().any(|node| node.live.health.state(now).is_serving()) {
         return not("every node is down or draining");
     }
     Ok(OK)

@@ -32,16 +32,18 @@ pub enum LeftOut {
     AtLimit,
     /// It does not serve the model.
     OtherModels,
-    /// It is down, draining or full.
+    /// It is down, draining, full or ejected, or on trial with a request in flight.
     State(State),
 }
 
 impl LeftOut {
-    /// Why `node` cannot get the request at `now`; `None` if it can.
-    fn of(node: &Node, now: Time, model: Option<&str>) -> Option<LeftOut> {
+    /// Why `node` cannot get the request at `now`; `None` if it can. In a panic ejections do not count.
+    fn of(node: &Node, now: Time, model: Option<&str>, panics: bool) -> Option<LeftOut> {
+        let in_flight = node.live.ledger.in_flight();
         match node.live.health.state(now) {
             _ if !node.spec.serves(model) => Some(LeftOut::OtherModels),
-            State::Up if node.live.ledger.in_flight() < node.spec.limit() => None,
+            State::Up | State::Ejected | State::Trial if panics && in_flight < node.spec.limit() => None,
+            State::Up | State::Trial if in_flight < node.limit() => None,
             State::Up => Some(LeftOut::AtLimit),
             state => Some(LeftOut::State(state)),
         }
@@ -87,7 +89,11 @@ impl Balancer {
             false => ActivePolicy::new(id, Stance { shadow: false, ..self.stance() }, &self.learned).policy,
         };
         let mut candidates = Vec::new();
-        gather(&fleet, now, shape, &[], &mut candidates);
+        let panic_below = self.care.load().ejection.panic_below;
+        let panics = gather(&fleet, now, shape, &[], panic_below, &mut candidates);
+        if !id.is_learned() {
+            self.leave_out_silent(&fleet, now, &mut candidates);
+        }
         let mut probabilities = vec![0.0; candidates.len()];
         let mut rejection = None;
         if candidates.is_empty() {
@@ -97,7 +103,8 @@ impl Balancer {
             normalize(&mut probabilities);
         }
         let model = shape.model.as_deref();
-        let others = fleet.nodes().iter().filter_map(|node| Some((Arc::clone(node), LeftOut::of(node, now, model)?)));
+        let others =
+            fleet.nodes().iter().filter_map(|node| Some((Arc::clone(node), LeftOut::of(node, now, model, panics)?)));
         let left_out = others.collect();
         DryRun { policy: id, in_force, candidates, probabilities, left_out, rejection, fleet }
     }

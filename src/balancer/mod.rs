@@ -5,7 +5,9 @@
 //! exactly once, whatever happens in between. Everything that wants to know of attempts (metrics, policies that learn,
 //! the sample store) hears of them here as an [`Observer`], not in the data path.
 
+mod care;
 mod choice;
+mod gather;
 mod refusal;
 mod tally;
 #[cfg(test)]
@@ -18,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 
 use crate::clock::{Clock, Time};
-use crate::fleet::{Before, Change, Fleet, FleetError, Node, State, Thresholds};
+use crate::fleet::{Before, Change, Fleet, FleetError, Node};
 use crate::learn::Learned;
 use crate::node::NodeId;
 use crate::outcome::Sample;
@@ -26,7 +28,9 @@ use crate::policy::adaptive::Adaptive;
 use crate::policy::{self, Candidate, Context, Policy, PolicyId, draw};
 use crate::request::RequestShape;
 
+use care::{Care, Ward};
 pub use choice::{Choice, DryRun, LeftOut};
+use gather::gather;
 use refusal::why_none;
 pub use refusal::{Reason, Rejection};
 pub use tally::{COMPARED_ONE_IN, Compared, Tally};
@@ -60,7 +64,7 @@ pub trait Observer: Send + Sync {
         let _ = (node, sample);
     }
 
-    /// A node rose or fell.
+    /// A node rose or fell, was ejected or readmitted.
     fn health_changed(&self, node: &Node, change: Change) {
         let _ = (node, change);
     }
@@ -160,7 +164,8 @@ pub struct Balancer {
     fleet: ArcSwap<Fleet>,
     learned: Arc<Learned>,
     policy: ArcSwap<ActivePolicy>,
-    thresholds: ArcSwap<Thresholds>,
+    care: ArcSwap<Care>,
+    ward: Ward,
     observers: Vec<Arc<dyn Observer>>,
     clock: Clock,
     /// The learned policy while it does not route.
@@ -208,7 +213,8 @@ impl Balancer {
             shadow: Adaptive::new(Arc::clone(&learned)),
             learned,
             policy: ArcSwap::from_pointee(active),
-            thresholds: ArcSwap::from_pointee(Thresholds::default()),
+            care: ArcSwap::from_pointee(Care::default()),
+            ward: Ward::default(),
             observers,
             clock,
             tally: Tally::default(),
@@ -272,11 +278,6 @@ impl Balancer {
         before
     }
 
-    /// How many checks in a row change a node's state.
-    pub fn set_thresholds(&self, thresholds: Thresholds) {
-        self.thresholds.store(Arc::new(thresholds));
-    }
-
     /// Replaces the fleet by what `change` makes of the present one; changes are serialized.
     ///
     /// # Errors
@@ -289,24 +290,6 @@ impl Balancer {
         let next = Arc::new(change(&self.fleet.load())?);
         self.fleet.store(Arc::clone(&next));
         Ok(next)
-    }
-
-    /// An active health check of `node` ended.
-    pub fn checked(&self, node: &Node, passed: bool) -> Option<Change> {
-        let change = node.live.health.checked(passed, **self.thresholds.load());
-        self.tell(node, change);
-        change
-    }
-
-    fn tell(&self, node: &Node, change: Option<Change>) {
-        if let Some(change) = change {
-            if change == Change::Rose {
-                self.learned.returned(node);
-            }
-            for observer in &self.observers {
-                observer.health_changed(node, change);
-            }
-        }
     }
 
     /// Where an attempt of this request goes. `tried` nodes are left out.
@@ -324,7 +307,8 @@ impl Balancer {
         let Scratch { candidates, weights, rng, lots } = scratch;
         let compares = !active.router.is_learned() && lots.u32(..COMPARED_ONE_IN) == 0;
         for _ in 0..RACES_MAX {
-            gather(&fleet, now, shape, tried, candidates);
+            let panics = gather(&fleet, now, shape, tried, self.care.load().ejection.panic_below, candidates);
+            let watched = !active.router.is_learned() && self.leave_out_silent(&fleet, now, candidates);
             weights.clear();
             weights.resize(candidates.len(), 0.0);
             let context = Context { now, shape, fleet: &fleet, candidates };
@@ -335,9 +319,13 @@ impl Balancer {
             let Some((chosen, propensity)) = draw(weights, rng) else { break };
             let compared = if compares { self.shadow.compare(&context, chosen) } else { None };
             let node = &fleet.nodes()[candidates[chosen].index as usize];
-            let Some(before) = node.live.ledger.try_start(now, node.spec.limit(), shape.prompt_tokens) else {
+            let limit = if panics { node.spec.limit() } else { node.limit() };
+            let Some(before) = node.live.ledger.try_start(now, limit, shape.prompt_tokens) else {
                 continue;
             };
+            if watched {
+                self.learned.node(node).watch.sent();
+            }
             if let Some(compared) = compared {
                 self.tally.compared(&compared);
             } else if propensity < 0.5 && active.router.is_learned() && is_not_best(weights, chosen) {
@@ -369,20 +357,4 @@ impl Balancer {
 /// Whether another candidate was likelier: then this one was explored.
 fn is_not_best(weights: &[f64], chosen: usize) -> bool {
     weights.iter().any(|weight| *weight > weights[chosen])
-}
-
-/// Fills `candidates` with the nodes that may get the request.
-fn gather(fleet: &Fleet, now: Time, shape: &RequestShape, tried: &[NodeId], candidates: &mut Vec<Candidate>) {
-    candidates.clear();
-    let model = shape.model.as_deref().filter(|_| fleet.lists_models());
-    for (index, node) in fleet.nodes().iter().enumerate() {
-        let in_flight = node.live.ledger.in_flight();
-        let may = in_flight < node.spec.limit()
-            && node.live.health.state(now) == State::Up
-            && !tried.contains(&node.id)
-            && node.spec.serves(model);
-        if may {
-            candidates.push(Candidate { index: index as u32, in_flight, weight: node.spec.weight });
-        }
-    }
 }

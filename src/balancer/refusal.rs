@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::clock::Time;
-use crate::fleet::{Fleet, State};
+use crate::fleet::Fleet;
 use crate::node::NodeId;
 use crate::request::RequestShape;
 
@@ -21,7 +21,7 @@ pub enum Reason {
     NoNodes,
     /// No node serves the model that the request names.
     UnknownModel,
-    /// Every node that could serve it is down or draining.
+    /// Every node that could serve it is down, draining or ejected.
     NoHealthyNode,
     /// Every healthy node is at its limit or said that it is full.
     AllFull,
@@ -65,7 +65,7 @@ pub(super) fn why_none(fleet: &Fleet, now: Time, shape: &RequestShape, tried: &[
     if serving().next().is_none() {
         return refuse(Reason::UnknownModel, None);
     }
-    let healthy = || serving().filter(|node| matches!(node.live.health.state(now), State::Up | State::Full));
+    let healthy = || serving().filter(|node| node.live.health.state(now).is_serving());
     if healthy().next().is_none() {
         return refuse(Reason::NoHealthyNode, Some(RETRY_AFTER_DEFAULT));
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::fleet::Thresholds;
 use crate::node::NodeSpec;
 use crate::outcome::{Censor, Failure, Outcome};
 use crate::policy::REGISTRY;

@@ -158,9 +158,7 @@ impl Ticket {
         if matches!(outcome, Outcome::Completed { .. }) {
             node.live.ledger.sign_of_life(now);
         }
-        let thresholds = **self.balancer.thresholds.load();
-        let change = node.live.health.observe(&outcome, now, thresholds);
-        self.balancer.tell(node, change);
+        self.balancer.attend(node, &outcome, self.sample.started, now);
         self.balancer.learned.ended(node, &self.sample);
         self.balancer.policy.load().policy.observe(node, &self.sample);
         for observer in &self.balancer.observers {

@@ -19,10 +19,11 @@ use super::checked::{
 use super::error::{Complaint, ConfigError, quoted};
 use super::origins::Origins;
 use super::raw::{
-    Raw, RawAdaptive, RawLimits, RawLogFormat, RawNode, RawPriority, RawRole, RawRoute, RawTimeouts, RawToken,
+    Raw, RawAdaptive, RawEjection, RawLimits, RawLogFormat, RawNode, RawPriority, RawRole, RawRoute, RawTimeouts,
+    RawToken,
 };
 use super::sources::Env;
-use crate::fleet::Thresholds;
+use crate::fleet::{Ejection, Thresholds};
 use crate::learn::Knobs;
 use crate::node::NodeSpec;
 use crate::priors;
@@ -68,6 +69,7 @@ impl Check<'_> {
                     healthy_after: raw.health.healthy_after,
                 },
             },
+            ejection: ejection(&raw.ejection),
             timeouts,
             retry: Retry {
                 budget: raw.retry.budget,
@@ -92,6 +94,10 @@ impl Check<'_> {
         self.names(&settings.nodes);
         self.loops(&settings);
         self.shadows(&settings.routes);
+        if settings.ejection.base > settings.ejection.longest && !self.broken(&["ejection"]) {
+            let complaint = Complaint::new("the first ejection is longer than the longest");
+            self.complain("ejection.base", complaint.allowed("at most ejection.longest"));
+        }
         if settings.limits.uri_bytes_max > settings.limits.head_bytes_max && !self.broken(&["limits"]) {
             let allowed = "at most limits.head_bytes_max, of which it is a part";
             self.complain("limits.uri_bytes_max", Complaint::new("more bytes than a head may have").allowed(allowed));
@@ -312,6 +318,20 @@ fn timeouts(raw: &RawTimeouts) -> Timeouts {
         total: raw.total.0.as_ref().map(|span| span.0),
         idle: raw.idle.0,
         drain: raw.drain.0,
+    }
+}
+
+fn ejection(raw: &RawEjection) -> Ejection {
+    Ejection {
+        consecutive: raw.consecutive,
+        failure_ratio: raw.failure_ratio,
+        outlier_margin: raw.outlier_margin,
+        window: raw.window.0,
+        requests_min: raw.requests_min,
+        base: raw.base.0,
+        longest: raw.longest.0,
+        share_max: raw.share_max,
+        panic_below: raw.panic_below,
     }
 }
 

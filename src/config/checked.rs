@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
-use crate::fleet::Thresholds;
+use crate::fleet::{Ejection, Thresholds};
 use crate::learn::Knobs;
 use crate::node::NodeSpec;
 use crate::policy::PolicyId;
@@ -33,6 +33,8 @@ pub struct Settings {
     pub routes: Vec<Route>,
     /// Active health checks.
     pub health: Health,
+    /// Taking out nodes that fail requests.
+    pub ejection: Ejection,
     /// Timeouts of requests on no particular route, and of connections.
     pub timeouts: Timeouts,
     /// Retries.

@@ -10,14 +10,15 @@ use serde_json::{Value as Json, json};
 
 use super::checked::{Adaptive, LogFormat, Priority, Role, Route, Settings, Timeouts, Token};
 use super::raw::{
-    Raw, RawAdaptive, RawAdmin, RawForward, RawHealth, RawLimits, RawLog, RawLogFormat, RawNode, RawPriority, RawRetry,
-    RawRole, RawRoute, RawRouteTimeouts, RawTimeouts, RawToken,
+    Raw, RawAdaptive, RawAdmin, RawEjection, RawForward, RawHealth, RawLimits, RawLog, RawLogFormat, RawNode,
+    RawPriority, RawRetry, RawRole, RawRoute, RawRouteTimeouts, RawTimeouts, RawToken,
 };
 use super::value::{
     Address, FilePath, HostName, LogFilter, MethodName, ModelName, Name, Network, NodeUrl, Objective, OrOff,
     PolicyName, PriorName, Size, Span, UrlPath, Workers,
 };
 use super::{Loaded, Origin};
+use crate::fleet::Ejection;
 use crate::node::NodeSpec;
 
 impl Settings {
@@ -34,6 +35,7 @@ impl Settings {
             nodes,
             routes,
             health,
+            ejection,
             timeouts,
             retry,
             limits,
@@ -59,6 +61,7 @@ impl Settings {
                 unhealthy_after: health.thresholds.unhealthy_after,
                 healthy_after: health.thresholds.healthy_after,
             },
+            ejection: raw_ejection(ejection),
             timeouts: raw_timeouts(timeouts),
             retry: RawRetry { budget: retry.budget, floor_per_s: retry.floor_per_s, attempts_max: retry.attempts_max },
             limits: RawLimits {
@@ -128,6 +131,20 @@ fn raw_node(node: &NodeSpec) -> RawNode {
         weight: node.weight,
         max_in_flight: node.max_in_flight,
         models: node.models.iter().cloned().map(ModelName).collect(),
+    }
+}
+
+fn raw_ejection(rules: &Ejection) -> RawEjection {
+    RawEjection {
+        consecutive: rules.consecutive,
+        failure_ratio: rules.failure_ratio,
+        outlier_margin: rules.outlier_margin,
+        window: Span(rules.window),
+        requests_min: rules.requests_min,
+        base: Span(rules.base),
+        longest: Span(rules.longest),
+        share_max: rules.share_max,
+        panic_below: rules.panic_below,
     }
 }
 

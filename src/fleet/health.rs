@@ -1,15 +1,15 @@
 //! Whether a node may get work: the state machine that active checks, passive evidence and operators feed.
 //!
-//! Three questions that are easily mixed up are kept apart: is the node *up* (checks and connect errors decide), does
-//! the operator want it to *serve* (drain and resume), and did it ask to be left alone for a while (`Full`). A node
-//! starts as up, so that a proxy is useful in its first second; one failed check too many corrects that.
-//!
-//! Ejection by failure ratio and outliers does not live here yet, but this is its home.
+//! Four questions that are easily mixed up are kept apart: is the node *up* (checks and connect errors decide), does
+//! the operator want it to *serve* (drain and resume), does it do its work *well* (ejection), and did it ask to be left
+//! alone for a while (`Full`). A node starts as up, so that a proxy is useful in its first second; one failed check too
+//! many corrects that. The answers to the first three are bits of one byte, so that a decision reads them at once.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Time;
+use crate::fleet::ejection::{Cause, Ejection, Record};
 use crate::outcome::{Failure, Outcome};
 
 /// How many checks in a row change a node's state.
@@ -46,9 +46,21 @@ pub enum State {
     Draining,
     /// Said that it has no room; gets no new work for a while.
     Full,
+    /// Failed too many requests; gets no work for a while.
+    Ejected,
+    /// Was ejected; gets one request at a time until one succeeds.
+    Trial,
 }
 
 impl State {
+    /// Every state, for series that exist from the start.
+    pub const ALL: [State; 6] = [State::Up, State::Down, State::Draining, State::Full, State::Ejected, State::Trial];
+
+    /// Whether the node gets work, now or before long: an ejected one returns, or is needed if all are.
+    pub fn is_serving(self) -> bool {
+        !matches!(self, State::Down | State::Draining)
+    }
+
     /// The word for people and labels.
     pub fn word(self) -> &'static str {
         match self {
@@ -56,6 +68,8 @@ impl State {
             State::Down => "down",
             State::Draining => "draining",
             State::Full => "full",
+            State::Ejected => "ejected",
+            State::Trial => "trial",
         }
     }
 }
@@ -67,28 +81,54 @@ pub enum Change {
     Rose,
     /// The node is down.
     Fell,
+    /// The node was ejected.
+    Ejected {
+        /// Why.
+        cause: Cause,
+        /// For how long.
+        pause: Duration,
+    },
+    /// The node passed its trial and gets more work with each success.
+    Readmitted,
 }
 
-const UP: u8 = 0;
+/// What an attempt's end says of its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// Nothing new.
+    Nothing,
+    /// Something that somebody should hear of.
+    Changed(Change),
+    /// It failed, which is no cause by itself: the rest of the fleet has to be looked at.
+    Suspect,
+    /// It should be ejected, if the fleet can do without it.
+    Eject(Cause),
+}
+
 const DOWN: u8 = 1;
+const DRAINING: u8 = 2;
+/// Ejected, or on its way back.
+const OUT: u8 = 4;
 
 /// The live condition of one node.
 #[derive(Debug, Default)]
 pub struct Health {
-    state: AtomicU8,
-    draining: AtomicBool,
+    flags: AtomicU8,
     failures: AtomicU32,
     successes: AtomicU32,
     full_until: AtomicU64,
+    record: Record,
 }
 
 impl Health {
     /// The condition at `now`.
+    #[inline]
     pub fn state(&self, now: Time) -> State {
-        if self.draining.load(Ordering::Relaxed) {
-            State::Draining
-        } else if self.state.load(Ordering::Relaxed) != UP {
-            State::Down
+        let flags = self.flags.load(Ordering::Relaxed);
+        if flags != 0
+            && let Some(state) = self.state_of(flags, now)
+        {
+            state
         } else if self.full_until.load(Ordering::Relaxed) > now.as_micros() {
             State::Full
         } else {
@@ -96,9 +136,35 @@ impl Health {
         }
     }
 
+    #[cold]
+    fn state_of(&self, flags: u8, now: Time) -> Option<State> {
+        if flags & DRAINING != 0 {
+            Some(State::Draining)
+        } else if flags & DOWN != 0 {
+            Some(State::Down)
+        } else if self.record.until() > now {
+            Some(State::Ejected)
+        } else if self.full_until.load(Ordering::Relaxed) > now.as_micros() {
+            Some(State::Full)
+        } else {
+            (self.record.successes() == 0).then_some(State::Trial)
+        }
+    }
+
+    /// How many it may have in flight for having been ejected; no bound for all others.
+    #[inline]
+    pub fn ramp(&self) -> u32 {
+        if self.flags.load(Ordering::Relaxed) & OUT == 0 { u32::MAX } else { self.record.ramp() }
+    }
+
     /// Whether checks and connect errors think that it lives, whatever the operator wants.
     pub fn is_up(&self) -> bool {
-        self.state.load(Ordering::Relaxed) == UP
+        self.flags.load(Ordering::Relaxed) & DOWN == 0
+    }
+
+    /// Whether it was ejected and has not shown yet that it is well.
+    pub fn is_out(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & OUT != 0
     }
 
     /// When a node that said "full" may be asked again.
@@ -106,14 +172,27 @@ impl Health {
         Time::from_micros(self.full_until.load(Ordering::Relaxed))
     }
 
+    /// What ejection remembers of it.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    fn raise(&self, flag: u8, wanted: bool) -> bool {
+        let before = match wanted {
+            true => self.flags.fetch_or(flag, Ordering::Relaxed),
+            false => self.flags.fetch_and(!flag, Ordering::Relaxed),
+        };
+        (before & flag != 0) != wanted
+    }
+
     /// Takes it out of (or back into) service by an operator's wish.
     pub fn set_draining(&self, draining: bool) {
-        self.draining.store(draining, Ordering::Relaxed);
+        self.raise(DRAINING, draining);
     }
 
     /// Whether an operator drained it.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.flags.load(Ordering::Relaxed) & DRAINING != 0
     }
 
     /// An active check ended.
@@ -142,17 +221,46 @@ impl Health {
         }
     }
 
+    /// What an attempt that started at `started` says of how well the node works. A node that is full, an answer of 400
+    /// to 499 and a client that left say nothing.
+    pub fn judge(&self, outcome: &Outcome, started: Time, now: Time, rules: &Ejection) -> Judgement {
+        if rules.share_max <= 0.0 {
+            return Judgement::Nothing;
+        }
+        match outcome {
+            Outcome::Completed { status: ..400 } => {
+                let (passed, ramped) = self.record.succeeded(started, now, rules.window, self.is_out());
+                if ramped {
+                    self.raise(OUT, false);
+                }
+                if passed { Judgement::Changed(Change::Readmitted) } else { Judgement::Nothing }
+            }
+            Outcome::Failed(_) => match self.record.failed(started, now, rules, self.is_out()) {
+                Some(cause) => Judgement::Eject(cause),
+                None => Judgement::Suspect,
+            },
+            Outcome::Completed { .. } | Outcome::Full { .. } | Outcome::Censored(_) => Judgement::Nothing,
+        }
+    }
+
+    /// Ejects it at `now`. To be called by one thread at a time.
+    pub fn eject(&self, cause: Cause, now: Time, rules: &Ejection) -> Change {
+        let pause = self.record.eject(now, rules);
+        self.raise(OUT, true);
+        Change::Ejected { cause, pause }
+    }
+
     fn good(&self, thresholds: Thresholds) -> Option<Change> {
         self.failures.store(0, Ordering::Relaxed);
         let row = self.successes.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        let rises = row >= thresholds.healthy_after && self.state.swap(UP, Ordering::Relaxed) != UP;
+        let rises = row >= thresholds.healthy_after && self.raise(DOWN, false);
         rises.then_some(Change::Rose)
     }
 
     fn bad(&self, thresholds: Thresholds) -> Option<Change> {
         self.successes.store(0, Ordering::Relaxed);
         let row = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        let falls = row >= thresholds.unhealthy_after && self.state.swap(DOWN, Ordering::Relaxed) != DOWN;
+        let falls = row >= thresholds.unhealthy_after && self.raise(DOWN, true);
         falls.then_some(Change::Fell)
     }
 }
@@ -210,5 +318,44 @@ mod tests {
         assert_eq!(health.state(Time::ZERO), State::Draining);
         health.set_draining(false);
         assert_eq!(health.state(Time::ZERO), State::Up);
+    }
+
+    #[test]
+    fn an_ejected_node_returns_through_a_trial_and_a_ramp() {
+        let health = Health::default();
+        let rules = Ejection::default();
+        let at = Time::from_secs_f64;
+        let failed = Outcome::Failed(Failure::Status(500));
+        let judge = |outcome: &Outcome, now: f64| health.judge(outcome, at(now), at(now), &rules);
+        let verdicts: Vec<Judgement> = (0..5).map(|i| judge(&failed, 1.0 + 0.1 * f64::from(i))).collect();
+        assert_eq!(verdicts[..4], [Judgement::Suspect; 4]);
+        assert_eq!(verdicts[4], Judgement::Eject(Cause::Consecutive));
+        assert_eq!(health.state(at(2.0)), State::Up, "the fleet has the last word");
+        assert_eq!(
+            health.eject(Cause::Consecutive, at(2.0), &rules),
+            Change::Ejected { cause: Cause::Consecutive, pause: rules.base }
+        );
+        assert_eq!(health.state(at(6.9)), State::Ejected);
+        assert_eq!((health.state(at(7.0)), health.ramp()), (State::Trial, 1));
+        let well = Outcome::Completed { status: 200 };
+        assert_eq!(judge(&well, 7.5), Judgement::Changed(Change::Readmitted));
+        assert_eq!((health.state(at(8.0)), health.ramp(), health.is_out()), (State::Up, 2, true));
+        (0..70).for_each(|_| assert_eq!(judge(&well, 8.0), Judgement::Nothing));
+        assert_eq!((health.ramp(), health.is_out()), (u32::MAX, false));
+    }
+
+    #[test]
+    fn full_nodes_wrong_requests_and_clients_that_leave_are_no_failures() {
+        let health = Health::default();
+        let rules = Ejection { consecutive: 1, requests_min: 1, ..Ejection::default() };
+        for outcome in [
+            Outcome::Full { status: 429, retry_after: None },
+            Outcome::Full { status: 503, retry_after: Some(Duration::ZERO) },
+            Outcome::Completed { status: 404 },
+            Outcome::Censored(crate::outcome::Censor::ClientGone),
+        ] {
+            assert_eq!(health.judge(&outcome, Time::ZERO, Time::ZERO, &rules), Judgement::Nothing);
+        }
+        assert_eq!(health.record().failures(Time::ZERO, rules.window), Default::default());
     }
 }

@@ -4,13 +4,15 @@
 //! the same [`Live`] state; a removed node lives on in the attempts that run on it. Per-node state of other layers
 //! goes into a [`PerNode`] table, indexed by the node's slot: a map per decision would cost more than the decision.
 
+mod ejection;
 mod health;
 mod ledger;
 mod per_node;
 
 use std::sync::Arc;
 
-pub use health::{Change, FULL_DEFAULT, FULL_MAX, Health, State, Thresholds};
+pub use ejection::{Cause, Ejection, Failures, Record};
+pub use health::{Change, FULL_DEFAULT, FULL_MAX, Health, Judgement, State, Thresholds};
 pub use ledger::{Before, Ledger, Load};
 pub use per_node::{PerNode, Resettable};
 
@@ -40,6 +42,15 @@ pub struct Node {
     pub spec: Arc<NodeSpec>,
     /// Load and condition.
     pub live: Arc<Live>,
+}
+
+impl Node {
+    /// The most attempts that it may have in flight now: the operator's limit, and less while it returns from an
+    /// ejection.
+    #[inline]
+    pub fn limit(&self) -> u32 {
+        self.spec.limit().min(self.live.health.ramp())
+    }
 }
 
 /// An immutable view of all nodes we know.

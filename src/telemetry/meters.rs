@@ -16,7 +16,7 @@ use super::histogram::{self, Histogram};
 use super::series::{self, Registry};
 use super::window::{Quantiles, Window};
 use crate::clock::Time;
-use crate::fleet::{Change, Node, PerNode, Resettable, State};
+use crate::fleet::{Cause, Change, Node, PerNode, Resettable, State};
 use crate::node::NodeId;
 use crate::outcome::{Censor, Failure, Outcome, Sample};
 use crate::policy::{PolicyId, REGISTRY};
@@ -84,7 +84,7 @@ struct Gauges {
     up: Gauge,
     weight: Gauge,
     limit: Gauge,
-    states: [(State, Gauge); 4],
+    states: [(State, Gauge); State::ALL.len()],
 }
 
 /// The handles of one node.
@@ -100,6 +100,7 @@ pub(super) struct Meters {
     prompt_tokens: Counter,
     rose: Counter,
     fell: Counter,
+    ejections: [Counter; Cause::ALL.len()],
     gauges: Gauges,
     counts: [AtomicU64; OUTCOMES.len()],
     total: Window,
@@ -124,6 +125,7 @@ impl Meters {
             prompt_tokens: registry.counter(series::PROMPT_TOKENS),
             rose: registry.counter_with(series::HEALTH_CHANGES, "to", "up"),
             fell: registry.counter_with(series::HEALTH_CHANGES, "to", "down"),
+            ejections: Cause::ALL.map(|cause| registry.counter_with(series::EJECTIONS, "cause", cause.word())),
             gauges: Gauges {
                 in_flight: registry.gauge(series::IN_FLIGHT),
                 waiting: registry.gauge(series::WAITING),
@@ -131,7 +133,7 @@ impl Meters {
                 up: registry.gauge(series::NODE_UP),
                 weight: registry.gauge(series::NODE_WEIGHT),
                 limit: registry.gauge(series::NODE_LIMIT),
-                states: [State::Up, State::Down, State::Draining, State::Full].map(state),
+                states: State::ALL.map(state),
             },
             counts: [const { AtomicU64::new(0) }; OUTCOMES.len()],
             total: Window::default(),
@@ -176,6 +178,11 @@ impl Meters {
         match change {
             Change::Rose => self.rose.increment(1),
             Change::Fell => self.fell.increment(1),
+            Change::Ejected { cause, .. } => {
+                let at = Cause::ALL.iter().position(|known| *known == cause);
+                at.into_iter().for_each(|at| self.ejections[at].increment(1));
+            }
+            Change::Readmitted => {}
         }
     }
 
@@ -187,7 +194,7 @@ impl Meters {
         gauges.connections.set((scrape.node_connections)(node) as f64);
         gauges.up.set(f64::from(u8::from(node.live.health.is_up())));
         gauges.weight.set(node.spec.weight);
-        gauges.limit.set(f64::from(node.spec.limit()));
+        gauges.limit.set(f64::from(node.limit()));
         for (state, gauge) in &gauges.states {
             gauge.set(f64::from(u8::from(*state == present)));
         }

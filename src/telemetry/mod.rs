@@ -222,6 +222,10 @@ impl Observer for Telemetry {
         match change {
             Change::Rose => tracing::info!(node = name, "node is up"),
             Change::Fell => tracing::warn!(node = name, "node is down"),
+            Change::Ejected { cause, pause } => {
+                tracing::warn!(node = name, cause = cause.word(), pause_s = pause.as_secs_f64(), "node ejected");
+            }
+            Change::Readmitted => tracing::info!(node = name, "node readmitted: its trial succeeded"),
         }
     }
 }

@@ -31,6 +31,7 @@ pub(super) const BUILD_INFO: &str = "bellwether_build_info";
 pub(super) const START_TIME: &str = "bellwether_start_time_seconds";
 pub(super) const CONFIG_RELOADS: &str = "bellwether_config_reloads_total";
 pub(super) const HEALTH_CHANGES: &str = "bellwether_health_changes_total";
+pub(super) const EJECTIONS: &str = "bellwether_ejections_total";
 pub(super) const OUTPUT_TOKENS: &str = "bellwether_output_tokens_total";
 pub(super) const PROMPT_TOKENS: &str = "bellwether_prompt_tokens_total";
 pub(super) const LOG_LINES_DROPPED: &str = "bellwether_log_lines_dropped_total";
@@ -77,7 +78,7 @@ pub(super) const HELP: &[(&str, &str)] = &[
     (NODE_UP, "Whether checks and connect errors think that the node lives."),
     (NODE_STATE, "1 for the state that the node is in, 0 for the others."),
     (NODE_WEIGHT, "The node's weight as set by the operator."),
-    (NODE_LIMIT, "The most attempts in flight that the node may have."),
+    (NODE_LIMIT, "The most attempts in flight that the node may have now."),
     (DECISIONS, "Decisions for a node, by the policy that made them."),
     (POLICY_ACTIVE, "1 for the policy that decides now, 0 for the others."),
     (POLICY_SWITCHES, "Switches of the policy while running."),
@@ -89,6 +90,7 @@ pub(super) const HELP: &[(&str, &str)] = &[
     (START_TIME, "When this instance started, in seconds since 1970."),
     (CONFIG_RELOADS, "Reloads of the configuration."),
     (HEALTH_CHANGES, "Times that the node rose or fell."),
+    (EJECTIONS, "Times that the node was ejected, by why."),
     (OUTPUT_TOKENS, "Output tokens that the node's responses told of."),
     (PROMPT_TOKENS, "Prompt tokens that the node's responses told of."),
     (LOG_LINES_DROPPED, "Log lines dropped because whoever reads the log was too slow."),

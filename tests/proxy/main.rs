@@ -10,6 +10,7 @@ mod changes;
 mod connections;
 mod decisions;
 mod departures;
+mod ejection;
 mod failures;
 mod headers;
 mod health;
