@@ -97,7 +97,7 @@ fn run_demo(args: &demo::DemoArgs, screen: &mut Screen<'_>) -> Exit {
 }
 
 fn run_simulate(args: &simulate::SimulateArgs, screen: &mut Screen<'_>) -> io::Result<Exit> {
-    match simulate::simulate(args, &mut *screen.out) {
+    match simulate::simulate(args, &mut *screen.out, &mut *screen.err) {
         Ok(()) => Ok(Exit::Fine),
         Err(SimulateError::Io(error)) => Err(error),
         // Everything else is an argument or a scenario that cannot be.

@@ -6,11 +6,11 @@
 
 mod record;
 mod table;
+mod traffic;
 
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -18,7 +18,9 @@ use clap::{Args, ValueEnum};
 use crate::sim::report::{Plan, Report, execute};
 use crate::sim::roster::{self, RosterError};
 use crate::sim::scenario::{REQUESTS_MAX, Scenario, ScenarioError, shipped};
-use crate::sim::trace::{Trace, TraceError};
+use crate::sim::trace::{PROFILES, Tally, TraceError};
+
+use self::traffic::TraceArgs;
 
 /// Who competes unless told otherwise: the strongest of the classic policies, and what could be had by hand.
 const DEFAULT_POLICIES: &str =
@@ -29,7 +31,7 @@ const DEFAULT_POLICIES: &str =
 #[command(after_help = EXAMPLES)]
 pub struct SimulateArgs {
     /// A scenario that ships with the program (see --list), or the path of a file
-    #[arg(long, value_name = "NAME|FILE", required_unless_present = "list")]
+    #[arg(long, value_name = "NAME|FILE", required_unless_present_any = ["list", "trace"])]
     pub scenario: Option<String>,
     /// Policies to compare; ratios are to the first
     #[arg(long, value_delimiter = ',', default_value = DEFAULT_POLICIES)]
@@ -49,10 +51,8 @@ pub struct SimulateArgs {
     /// Leave out the scenario's events; nodes that would join never do
     #[arg(long)]
     pub without_events: bool,
-    /// Requests of a production trace (rows of TIMESTAMP,ContextTokens,GeneratedTokens) in place of drawn ones, at the
-    /// trace's own rhythm, stretched to the load
-    #[arg(long, value_name = "FILE")]
-    pub trace: Option<PathBuf>,
+    #[command(flatten)]
+    traffic: TraceArgs,
     /// Write every attempt of the one run that is asked for (one policy, load and seed) to this file, for `train`, in
     /// place of a table
     #[arg(long, value_name = "FILE")]
@@ -72,7 +72,12 @@ const EXAMPLES: &str = "\
 Examples:
   bellwether simulate --list
   bellwether simulate --scenario llm-mixed --load 0.5,0.8 --seeds 3
-  bellwether simulate --scenario mine.toml --policies least-connections,peak-ewma --output json";
+  bellwether simulate --scenario mine.toml --policies least-connections,peak-ewma --output json
+  bellwether simulate --trace AzureLLMInferenceTrace_conv.csv --policies least-connections,adaptive
+  bellwether simulate --trace builtin:azure-code --rate 20 --fleet mine.toml
+  bellwether simulate --trace samples.jsonl --from 10m --to 30m --speedup 2
+
+Exit codes: 0 fine, 1 the output cannot be written, 2 what was asked cannot be.";
 
 /// How the result of `simulate` is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -125,6 +130,15 @@ pub enum SimulateError {
     /// A trace has tokens, and the servers know none.
     #[error("--trace: {0} has servers without tokens")]
     TraceOnPlain(String),
+    /// No built-in workload of that name.
+    #[error("--trace: no such workload is built in; those are {0}")]
+    NoTrace(String),
+    /// Writing it would destroy it.
+    #[error("--record {}: that is the trace itself", .0.display())]
+    RecordOverTrace(PathBuf),
+    /// The file of the trace changed while it was replayed.
+    #[error("--trace: {0}; the result would be worthless")]
+    TraceChanged(String),
     /// The recording cannot be written.
     #[error("--record {}: {error}", path.display())]
     Record {
@@ -148,16 +162,26 @@ pub enum SimulateError {
 ///
 /// # Errors
 /// What was asked cannot be, or the output cannot be written.
-pub fn simulate(args: &SimulateArgs, out: &mut dyn Write) -> Result<(), SimulateError> {
+pub fn simulate(args: &SimulateArgs, out: &mut dyn Write, err: &mut dyn Write) -> Result<(), SimulateError> {
     if args.list {
         return Ok(list(out)?);
     }
     let plan = plan(args)?;
+    if let Some(trace) = &plan.scenario.trace {
+        // That a remark cannot be written is no reason to stop.
+        let _ = remark(&trace.survey().read, err);
+    }
     if let Some(path) = &args.record {
+        if args.traffic.is_from(path) {
+            return Err(SimulateError::RecordOverTrace(path.clone()));
+        }
         record::record(&plan, path, out)?;
         return Ok(out.flush()?);
     }
     let report = run(&plan)?;
+    if let Some(trouble) = plan.scenario.trace.as_ref().and_then(|trace| trace.trouble()) {
+        return Err(SimulateError::TraceChanged(trouble.to_owned()));
+    }
     match args.output {
         SimulateOutput::Table => table::write(&report, out)?,
         SimulateOutput::Json => {
@@ -168,6 +192,26 @@ pub fn simulate(args: &SimulateArgs, out: &mut dyn Write) -> Result<(), Simulate
     Ok(out.flush()?)
 }
 
+/// Tells what of a trace was left out.
+fn remark(read: &Tally, err: &mut dyn Write) -> io::Result<()> {
+    if read.bad > 0 {
+        writeln!(err, "left out {} lines of the trace that are no requests:", read.bad)?;
+        for bad in &read.bad_lines {
+            writeln!(err, "  line {}: {}", bad.line, bad.reason)?;
+        }
+        if read.bad > read.bad_lines.len() as u64 {
+            writeln!(err, "  ...")?;
+        }
+    }
+    if read.left_out > 0 {
+        writeln!(err, "left out {} attempts of the recording that failed or told no output tokens", read.left_out)?;
+    }
+    if read.moved > 0 {
+        writeln!(err, "{} requests of the trace were too far out of order and come later", read.moved)?;
+    }
+    Ok(())
+}
+
 fn list(out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "Scenarios:")?;
     for name in shipped() {
@@ -175,13 +219,26 @@ fn list(out: &mut dyn Write) -> io::Result<()> {
             writeln!(out, "  {name:18} {}", scenario.about)?;
         }
     }
+    writeln!(out, "Workloads for --trace:")?;
+    for profile in PROFILES {
+        writeln!(out, "  builtin:{:18} {}", profile.name, profile.about)?;
+    }
     writeln!(out, "Policies:\n  {}", roster::names().join(", "))
 }
 
 fn plan(args: &SimulateArgs) -> Result<Plan, SimulateError> {
-    let mut scenario = load(args.scenario.as_deref().unwrap_or_default())?;
     let out_of_range =
         |name, value, allowed: &str| Err(SimulateError::Range { name, value, allowed: allowed.to_owned() });
+    let trace = args.traffic.read()?;
+    let mut scenario = match (&args.scenario, &trace) {
+        (None, Some(_)) => args.traffic.scenario()?,
+        (name, _) => load(name.as_deref().unwrap_or_default())?,
+    };
+    if let Some(trace) = trace {
+        scenario = args.traffic.apply(scenario, trace, &args.load)?;
+    } else if !args.load.is_empty() {
+        scenario.loads.clone_from(&args.load);
+    }
     if let Some(seconds) = args.seconds {
         if !(seconds > 0.0 && seconds <= 1e6) {
             return out_of_range("seconds", seconds, "above 0 and at most 1,000,000");
@@ -191,12 +248,10 @@ fn plan(args: &SimulateArgs) -> Result<Plan, SimulateError> {
     if args.without_events {
         scenario = scenario.without_incidents();
     }
-    if let Some(path) = &args.trace {
-        let trace = Trace::read(path).map_err(|error| SimulateError::Trace { path: path.clone(), error })?;
-        let name = scenario.name.clone();
-        scenario = scenario.replaying(Arc::new(trace)).ok_or(SimulateError::TraceOnPlain(name))?;
+    if let (None, None, Some(once)) = (args.seconds, &args.scenario, TraceArgs::once(&scenario)) {
+        scenario = scenario.lasting(once);
     }
-    let loads = if args.load.is_empty() { scenario.loads.clone() } else { args.load.clone() };
+    let loads = scenario.loads.clone();
     for load in &loads {
         if !(*load > 0.0 && *load <= 10.0) {
             return out_of_range("load", *load, "above 0 and at most 10");
@@ -260,7 +315,7 @@ mod tests {
         let args = Line::try_parse_from(std::iter::once("simulate").chain(line.split_whitespace()));
         let args = args.map_err(|error| error.to_string())?.args;
         let mut out = Vec::new();
-        simulate(&args, &mut out).map_err(|error| error.to_string())?;
+        simulate(&args, &mut out, &mut io::sink()).map_err(|error| error.to_string())?;
         String::from_utf8(out).map_err(|error| error.to_string())
     }
 
@@ -315,8 +370,12 @@ mod tests {
         assert!(output(&several).expect_err("refused").contains("one load"));
         let plain = line.replace("llm-mixed", "plain-mixed");
         assert!(output(&plain).expect_err("refused").contains("without tokens"));
-        let lines = line.replace("trace.csv", "samples.jsonl");
-        assert!(output(&lines).expect_err("refused").contains("line 1"));
+        let onto_itself = line.replace("trace.csv", "samples.jsonl");
+        assert!(output(&onto_itself).expect_err("refused").contains("the trace itself"));
+        let again = onto_itself.replacen("samples.jsonl --record", "samples.jsonl --bad-rows-max 0 --record", 1);
+        let again = again.replace(&format!("--record {}", path("samples.jsonl")), "--output json");
+        let report: serde_json::Value = serde_json::from_str(&output(&again).expect("sound")).expect("JSON");
+        assert!(report["rows"][0]["requests"].as_u64() > Some(400), "a recording is a trace too: {report}");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! requests, or the balancer. Not simulated: the time that connections and the proxy itself take.
 
 pub mod batch;
+pub mod digest;
 pub mod driver;
 pub mod fleets;
 mod flights;

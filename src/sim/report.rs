@@ -15,7 +15,7 @@ use crate::sim::driver::run;
 use crate::sim::result::RunResult;
 use crate::sim::roster::{self, RosterError};
 use crate::sim::scenario::Scenario;
-use crate::sim::statistics::{Ratio, mean, quantile};
+use crate::sim::statistics::{Ratio, mean};
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -128,9 +128,6 @@ struct Around {
 
 impl Figures {
     fn of(mut result: RunResult, scenario: &Scenario) -> Figures {
-        result.total_s.sort_unstable_by(f32::total_cmp);
-        result.ttfb_s.sort_unstable_by(f32::total_cmp);
-        let wide = |values: &[f32]| mean(values.iter().map(|value| f64::from(*value)));
         let shares = |at: f64, node: usize| -> Vec<f64> {
             let time = |seconds: f64| Time::from_secs_f64(at + seconds);
             WINDOWS.iter().map(|(from, to)| result.share_of(node, time(*from), time(*to))).collect()
@@ -140,14 +137,15 @@ impl Figures {
             in_flight: seen.in_flight as f64,
             errors: seen.errors as f64,
         });
+        let incidents = incidents.collect();
         Figures {
-            mean_s: wide(&result.total_s),
-            quantiles_s: [0.5, 0.9, 0.99, 0.999].map(|q| quantile(&result.total_s, q)),
-            ttfb_mean_s: wide(&result.ttfb_s),
-            ttfb_p99_s: quantile(&result.ttfb_s, 0.99),
+            mean_s: result.total_s.mean(),
+            quantiles_s: [0.5, 0.9, 0.99, 0.999].map(|q| result.total_s.quantile(q)),
+            ttfb_mean_s: result.ttfb_s.mean(),
+            ttfb_p99_s: result.ttfb_s.quantile(0.99),
             requests: result.offered,
             errors: result.errors(),
-            incidents: incidents.collect(),
+            incidents,
         }
     }
 }

@@ -1,11 +1,15 @@
 //! What came of one run: exact response times, every request that did not get an answer, and who got how many.
 //!
 //! Times are kept as `f32` (7 digits are more than a simulation is worth), so that quantiles are exact and not those of
-//! a histogram's buckets. The number of requests is bounded by [`crate::sim::scenario::REQUESTS_MAX`].
+//! a histogram's buckets, until there are so many that memory would grow with them: see [`Digest`].
 
 use crate::clock::Time;
+use crate::sim::digest::Digest;
 use crate::sim::scenario::Scenario;
 use crate::sim::workload::{Arrival, mix};
+
+/// Seconds of which the attempts of each node are counted one by one: a day.
+pub const STARTS_MAX: usize = 86_400;
 
 /// What was seen of an incident.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,9 +28,9 @@ pub struct RunResult {
     /// Requests that arrived.
     pub offered: u64,
     /// From arrival to the end of the answer in seconds, retries included; only answers that came.
-    pub total_s: Vec<f32>,
+    pub total_s: Digest,
     /// From arrival to the first byte, of the same requests.
-    pub ttfb_s: Vec<f32>,
+    pub ttfb_s: Digest,
     /// Requests that ended in an error of a node.
     pub failed: u64,
     /// Requests that no node could be found for.
@@ -37,7 +41,7 @@ pub struct RunResult {
     pub lost: u64,
     /// Attempts after the first, warm-up included.
     pub retries: u64,
-    /// Attempts by node and second of their start, warm-up included.
+    /// Attempts by node and second of their start, warm-up included; of the first [`STARTS_MAX`] seconds.
     pub starts: Vec<Vec<u32>>,
     /// Attempts in flight in any ledger when everything had ended: 0.
     pub in_flight_at_end: u64,
@@ -95,6 +99,9 @@ impl RunResult {
     pub(super) fn started(&mut self, node: usize, now: Time) {
         let second = now.as_secs_f64() as usize;
         let starts = &mut self.starts[node];
+        if second >= STARTS_MAX {
+            return;
+        }
         if starts.len() <= second {
             starts.resize(second + 1, 0);
         }

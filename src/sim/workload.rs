@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::clock::Time;
 use crate::request::{KindId, RequestShape};
 use crate::sim::random::exponential;
-use crate::sim::trace::Trace;
+use crate::sim::trace::{Replay, Trace, TraceRow};
 use crate::sim::{Lognormal, Work};
 
 /// How many different clients send requests, unless a scenario says otherwise: enough that address hashing spreads.
@@ -78,6 +78,8 @@ pub struct Arrival {
     pub shape: RequestShape,
     /// What only the node finds out.
     pub work: Work,
+    /// The node of the scenario that the trace says it was sent to, where that is to be repeated.
+    pub recorded: Option<u32>,
     /// A number of its own for whatever else is random about it (whether a failing node fails it, for example): luck
     /// belongs to the request and not to the order of events, which differs between policies.
     pub luck: u64,
@@ -88,8 +90,8 @@ pub struct Arrival {
 pub struct Arrivals {
     workload: Arc<Workload>,
     now_s: f64,
-    /// Requests of the trace that have come.
-    replayed: usize,
+    /// The trace that is replayed, if it is one.
+    replay: Option<Replay>,
     times: fastrand::Rng,
     sizes: fastrand::Rng,
     clients: fastrand::Rng,
@@ -100,10 +102,11 @@ pub struct Arrivals {
 impl Arrivals {
     /// The arrivals of `workload` under `seed`.
     pub fn new(workload: Arc<Workload>, seed: u64) -> Arrivals {
+        let replay = workload.trace.as_ref().zip(workload.rates.first()).filter(|(_, first)| first.per_s > 0.0);
         Arrivals {
-            workload,
             now_s: 0.0,
-            replayed: 0,
+            replay: replay.map(|(trace, first)| trace.replay(first.per_s, stream(seed, "trace"))),
+            workload,
             times: stream(seed, "times"),
             sizes: stream(seed, "sizes"),
             clients: stream(seed, "clients"),
@@ -134,29 +137,18 @@ impl Arrivals {
     }
 
     /// The next request by the distributions.
-    fn draw(&mut self) -> Option<(Time, KindId, Work)> {
-        let at = Time::from_secs_f64(self.next_time()?);
+    fn draw(&mut self) -> Option<TraceRow> {
+        let at_s = self.next_time()?;
         let (kind, sizes) = self.kind();
-        let work = match sizes {
-            Sizes::Tokens { prompt, output } => Work {
+        let row = TraceRow { at_s, kind: kind.0, ..TraceRow::default() };
+        Some(match sizes {
+            Sizes::Tokens { prompt, output } => TraceRow {
                 prompt_tokens: prompt.draw_count(&mut self.sizes),
                 output_tokens: output.draw_count(&mut self.sizes),
-                plain_s: 0.0,
+                ..row
             },
-            Sizes::Seconds(seconds) => {
-                Work { prompt_tokens: 0, output_tokens: 0, plain_s: seconds.draw(&mut self.sizes) }
-            }
-        };
-        Some((at, kind, work))
-    }
-
-    /// The next request of a trace.
-    fn replay(&mut self, trace: &Trace) -> Option<(Time, KindId, Work)> {
-        let per_s = self.workload.rates.first()?.per_s;
-        let row = trace.row(self.replayed, per_s);
-        self.replayed += 1;
-        let work = Work { prompt_tokens: row.prompt_tokens, output_tokens: row.output_tokens, plain_s: 0.0 };
-        (per_s > 0.0).then(|| (Time::from_secs_f64(row.at_s), KindId(1), work))
+            Sizes::Seconds(seconds) => TraceRow { plain_s: seconds.draw(&mut self.sizes), ..row },
+        })
     }
 
     fn kind(&mut self) -> (KindId, Sizes) {
@@ -180,17 +172,20 @@ impl Iterator for Arrivals {
     type Item = Arrival;
 
     fn next(&mut self) -> Option<Arrival> {
-        let (at, kind, work) = match self.workload.trace.clone() {
-            Some(trace) => self.replay(&trace)?,
-            None => self.draw()?,
+        let row = match (&mut self.replay, &self.workload.trace) {
+            (Some(replay), _) => replay.next()?,
+            (None, Some(_)) => return None,
+            (None, None) => self.draw()?,
         };
+        let at = Time::from_secs_f64(row.at_s);
         if at >= self.workload.until {
             return None;
         }
+        let work = Work { prompt_tokens: row.prompt_tokens, output_tokens: row.output_tokens, plain_s: row.plain_s };
         let client = self.clients.u32(..self.workload.clients.max(1));
         let shape = RequestShape {
-            kind,
-            streaming: self.workload.streaming,
+            kind: KindId(row.kind),
+            streaming: row.streaming.unwrap_or(self.workload.streaming),
             prompt_tokens: work.prompt_tokens,
             client_hash: mix(u64::from(client)),
             ..RequestShape::default()
@@ -200,6 +195,7 @@ impl Iterator for Arrivals {
             proxy: self.proxies.u32(..self.workload.proxies.max(1)),
             shape,
             work,
+            recorded: row.node,
             luck: self.luck.u64(..),
         })
     }

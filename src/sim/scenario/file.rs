@@ -27,7 +27,7 @@ pub enum ScenarioError {
     },
 }
 
-fn bad<T>(key: &str, value: impl std::fmt::Display, allowed: impl Into<String>) -> Result<T, ScenarioError> {
+pub(super) fn bad<T>(key: &str, value: impl std::fmt::Display, allowed: impl Into<String>) -> Result<T, ScenarioError> {
     Err(ScenarioError::Value { key: key.to_owned(), value: value.to_string(), allowed: allowed.into() })
 }
 
@@ -62,13 +62,13 @@ fn warm_up_default() -> f64 {
     0.1
 }
 
-fn one() -> u32 {
+pub(super) fn one() -> u32 {
     1
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawNode {
+pub(super) struct RawNode {
     name: String,
     #[serde(default = "one")]
     count: u32,
@@ -78,6 +78,7 @@ struct RawNode {
     slots: Option<u32>,
     workers: Option<u32>,
     speed: Option<f64>,
+    capacity_rps: Option<f64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -142,7 +143,7 @@ pub(super) fn parse(name: &str, text: &str) -> Result<Scenario, ScenarioError> {
     for load in &raw.loads {
         positive("loads", *load)?;
     }
-    let fleet = fleet(&raw)?;
+    let Listed { fleet, declared_rps } = fleet(raw.fleet.as_deref(), raw.copies, &raw.node)?;
     let plain = matches!(fleet.nodes[0].server, ServerSpec::Plain(_));
     if plain && raw.streamed {
         return bad("streamed", true, "plain servers do not stream");
@@ -152,8 +153,10 @@ pub(super) fn parse(name: &str, text: &str) -> Result<Scenario, ScenarioError> {
     let joins = |at: usize| incidents.iter().find(|incident| incident.node == at).map(|incident| incident.action);
     let nodes: Vec<ScenarioNode> = (0..)
         .zip(fleet.nodes)
-        .map(|(at, node)| ScenarioNode {
+        .zip(declared_rps)
+        .map(|((at, node), declared_rps)| ScenarioNode {
             capacity_rps: Scenario::capacity_of(&node.server, &kinds),
+            declared_rps,
             node,
             joins_later: joins(at) == Some(Action::Join),
         })
@@ -194,7 +197,7 @@ fn within_bounds(scenario: &Scenario) -> Result<(), ScenarioError> {
     Ok(())
 }
 
-fn positive(key: &str, value: f64) -> Result<f64, ScenarioError> {
+pub(super) fn positive(key: &str, value: f64) -> Result<f64, ScenarioError> {
     // A million is far above any rate, time or length that makes sense, and far below what a clock can hold.
     if value > 0.0 && value <= 1e6 { Ok(value) } else { bad(key, value, "greater than 0 and at most 1,000,000") }
 }
@@ -204,58 +207,89 @@ fn deadline(seconds: Option<f64>) -> Result<Option<std::time::Duration>, Scenari
     Ok(seconds.map(std::time::Duration::from_secs_f64))
 }
 
-fn fleet(raw: &RawScenario) -> Result<SimFleet, ScenarioError> {
-    let one = match (&raw.fleet, raw.node.is_empty()) {
-        (Some(name), true) => match SimFleet::named(name) {
-            Some(fleet) => fleet,
-            None => return bad("fleet", format!("{name:?}"), format!("one of {}", fleets::NAMES.join(", "))),
-        },
-        (None, false) => own_fleet(&raw.node)?,
-        _ => return bad("fleet", raw.fleet.as_deref().unwrap_or("absent"), "either `fleet` or [[node]] entries"),
-    };
-    let nodes = one.nodes.len() * raw.copies as usize;
-    if !(1..=NODES_MAX).contains(&nodes) {
-        return bad("copies", raw.copies, format!("a fleet has 1 to {NODES_MAX} nodes"));
-    }
-    let plain = one.nodes.iter().filter(|node| matches!(node.server, ServerSpec::Plain(_))).count();
-    if plain != 0 && plain != one.nodes.len() {
-        return bad("node", "mixed", "either all nodes have `workers` and `speed`, or none");
-    }
-    if raw.copies == 1 {
-        return Ok(one);
-    }
-    let copy = |number: u32| {
-        one.nodes.iter().map(move |node| SimNode { name: format!("{}.{number}", node.name), server: node.server })
-    };
-    Ok(SimFleet { nodes: (1..=raw.copies).flat_map(copy).collect() })
+/// The nodes of a file, and what the operator says they can do.
+#[derive(Clone, Debug)]
+pub(super) struct Listed {
+    pub(super) fleet: SimFleet,
+    /// Requests per second, in the order of the nodes; all of them or none.
+    pub(super) declared_rps: Vec<Option<f64>>,
 }
 
-fn own_fleet(raw: &[RawNode]) -> Result<SimFleet, ScenarioError> {
-    let mut nodes: Vec<SimNode> = Vec::new();
-    for node in raw {
-        let server = match (node.t0_ms, node.t1_ms, node.prompt_tokens_per_s, node.slots, node.workers, node.speed) {
+pub(super) fn fleet(named: Option<&str>, copies: u32, own: &[RawNode]) -> Result<Listed, ScenarioError> {
+    let one = match (named, own.is_empty()) {
+        (Some(name), true) => match SimFleet::named(name) {
+            Some(fleet) => Listed { declared_rps: vec![None; fleet.nodes.len()], fleet },
+            None => return bad("fleet", format!("{name:?}"), format!("one of {}", fleets::NAMES.join(", "))),
+        },
+        (None, false) => own_fleet(own)?,
+        _ => return bad("fleet", named.unwrap_or("absent"), "either `fleet` or [[node]] entries"),
+    };
+    let Listed { fleet, declared_rps } = one;
+    let nodes = fleet.nodes.len() * copies as usize;
+    if !(1..=NODES_MAX).contains(&nodes) {
+        return bad("copies", copies, format!("a fleet has 1 to {NODES_MAX} nodes"));
+    }
+    let plain = fleet.nodes.iter().filter(|node| matches!(node.server, ServerSpec::Plain(_))).count();
+    if plain != 0 && plain != fleet.nodes.len() {
+        return bad("node", "mixed", "either all nodes have `workers` and `speed`, or none");
+    }
+    if copies == 1 {
+        return Ok(Listed { fleet, declared_rps });
+    }
+    let copy = |number: u32| {
+        fleet.nodes.iter().map(move |node| SimNode { name: format!("{}.{number}", node.name), server: node.server })
+    };
+    Ok(Listed {
+        declared_rps: declared_rps.repeat(copies as usize),
+        fleet: SimFleet { nodes: (1..=copies).flat_map(copy).collect() },
+    })
+}
+
+impl RawNode {
+    /// Its name, or its names if there are several of the kind.
+    pub(super) fn names(&self) -> Vec<String> {
+        let numbered = |number| if self.count == 1 { self.name.clone() } else { format!("{}-{number}", self.name) };
+        (1..=self.count).map(numbered).collect()
+    }
+
+    /// What the operator says it can do.
+    pub(super) fn declared_rps(&self) -> Result<Option<f64>, ScenarioError> {
+        self.capacity_rps.map(|rps| positive("node.capacity_rps", rps)).transpose()
+    }
+
+    fn server(&self) -> Result<ServerSpec, ScenarioError> {
+        match (self.t0_ms, self.t1_ms, self.prompt_tokens_per_s, self.slots, self.workers, self.speed) {
             (Some(t0), Some(t1), Some(rate), Some(slots), None, None) if t1 >= 0.0 && slots > 0 => {
                 let t0_s = positive("node.t0_ms", t0)? / 1e3;
                 let rate = positive("node.prompt_tokens_per_s", rate)?;
-                ServerSpec::Batch(BatchSpec::new(t0_s, t1 / 1e3, rate, slots))
+                Ok(ServerSpec::Batch(BatchSpec::new(t0_s, t1 / 1e3, rate, slots)))
             }
             (None, None, None, None, Some(workers), Some(speed)) if workers > 0 => {
-                ServerSpec::Plain(PlainSpec { workers, speed: positive("node.speed", speed)? })
+                Ok(ServerSpec::Plain(PlainSpec { workers, speed: positive("node.speed", speed)? }))
             }
-            _ => {
-                let allowed = "t0_ms, t1_ms, prompt_tokens_per_s and slots, or workers and speed";
-                return bad("node", &node.name, allowed);
-            }
-        };
-        for number in 1..=node.count {
-            let name = if node.count == 1 { node.name.clone() } else { format!("{}-{number}", node.name) };
+            _ => bad("node", &self.name, "t0_ms, t1_ms, prompt_tokens_per_s and slots, or workers and speed"),
+        }
+    }
+}
+
+fn own_fleet(raw: &[RawNode]) -> Result<Listed, ScenarioError> {
+    let mut nodes: Vec<SimNode> = Vec::new();
+    let mut declared_rps = Vec::new();
+    for node in raw {
+        let server = node.server()?;
+        for name in node.names() {
             if nodes.iter().any(|other| other.name == name) {
                 return bad("node.name", name, "each name once");
             }
             nodes.push(SimNode { name, server });
+            declared_rps.push(node.declared_rps()?);
         }
     }
-    Ok(SimFleet { nodes })
+    let told = declared_rps.iter().flatten().count();
+    if told != 0 && told != nodes.len() {
+        return bad("node.capacity_rps", format!("on {told} of {} nodes", nodes.len()), "on all nodes or on none");
+    }
+    Ok(Listed { fleet: SimFleet { nodes }, declared_rps })
 }
 
 fn phases(raw: &[RawPhase]) -> Result<Vec<(Time, f64)>, ScenarioError> {

@@ -5,6 +5,7 @@
 //! nodes that are there at the start: "80 %" means the same on every fleet.
 
 mod file;
+mod fleet;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +17,10 @@ use crate::sim::workload::{KindMix, RatePiece, Sizes, Workload};
 use crate::sim::{ServerSpec, SimNode};
 
 pub use file::ScenarioError;
+pub use fleet::FleetFile;
 
-/// Requests of one run at most: the results keep two numbers for each.
-pub const REQUESTS_MAX: f64 = 5e6;
+/// Requests of one run at most: minutes of computing. More is a slip of the pen.
+pub const REQUESTS_MAX: f64 = 2e7;
 
 /// Something that happens to a node.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,14 +59,17 @@ pub struct ScenarioNode {
     pub node: SimNode,
     /// Requests per second of the scenario's mix that it can do when always busy.
     pub capacity_rps: f64,
+    /// What the operator says it can do: its weight. Nothing is a weight of 1.
+    pub declared_rps: Option<f64>,
     /// Whether the proxies do not know it at the start.
     pub joins_later: bool,
 }
 
 impl ScenarioNode {
-    /// The node as an operator would configure it: without a weight, or with its capacity as weight.
+    /// The node as an operator would configure it: with what is declared as weight, or with its true capacity.
     pub fn spec(&self, weighted: bool) -> NodeSpec {
-        let weight = if weighted { self.capacity_rps.clamp(1e-3, 1e3) } else { 1.0 };
+        let weight = if weighted { Some(self.capacity_rps) } else { self.declared_rps };
+        let weight = weight.map_or(1.0, |weight| weight.clamp(1e-3, 1e3));
         let url = format!("http://{}.invalid", self.node.name);
         NodeSpec { weight, ..NodeSpec::new(url).named(&*self.node.name) }
     }
@@ -103,6 +108,7 @@ pub struct Scenario {
 
 /// The scenarios in the binary: name and text.
 const SHIPPED: &[(&str, &str)] = &[
+    ("textbook", include_str!("../../../examples/scenarios/textbook.toml")),
     ("llm-mixed", include_str!("../../../examples/scenarios/llm-mixed.toml")),
     ("llm-mixed-whole", include_str!("../../../examples/scenarios/llm-mixed-whole.toml")),
     ("llm-knee", include_str!("../../../examples/scenarios/llm-knee.toml")),
@@ -163,15 +169,20 @@ impl Scenario {
         }
     }
 
-    /// The same with the requests of `trace`, in phases of equal load; capacities are those for its lengths. `None`
-    /// where servers have no tokens.
+    /// The same with the requests of `trace`, in phases of equal load; capacities are those for its mean request. `None`
+    /// where servers have no tokens and the trace says no times, or the reverse.
     #[must_use]
     pub fn replaying(self, trace: Arc<Trace>) -> Option<Scenario> {
-        let (prompt, output) = trace.mean_tokens();
+        let survey = trace.survey();
         let mut nodes = self.nodes;
         for node in &mut nodes {
-            let ServerSpec::Batch(spec) = &node.node.server else { return None };
-            node.capacity_rps = spec.capacity_rps(prompt, output);
+            node.capacity_rps = match &node.node.server {
+                ServerSpec::Batch(spec) if survey.output_tokens > 0.0 => {
+                    spec.capacity_rps(survey.prompt_tokens, survey.output_tokens)
+                }
+                ServerSpec::Plain(spec) if survey.plain_s > 0.0 => spec.capacity_rps(survey.plain_s),
+                _ => return None,
+            };
         }
         Some(Scenario { nodes, phases: vec![(Time::ZERO, 1.0)], trace: Some(trace), ..self })
     }
