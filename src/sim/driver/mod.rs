@@ -11,7 +11,7 @@ mod incident;
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::time::Duration;
 
 use crate::admission::RetryBudget;
@@ -83,6 +83,8 @@ struct Driver<'a> {
     arrivals: Arrivals,
     next: Option<Arrival>,
     nodes: Vec<Node>,
+    /// Where in `nodes` each name is: a search by name would be most of the work before a thousand nodes.
+    places: HashMap<&'a str, usize>,
     proxies: Vec<Proxy>,
     flights: Flights,
     foresight: Foresight,
@@ -135,6 +137,7 @@ pub fn run_with(
         arrivals: Arrivals::new(scenario.workload(load).into(), seed),
         next: None,
         nodes: nodes.collect(),
+        places: scenario.nodes.iter().enumerate().map(|(at, node)| (&*node.node.name, at)).collect(),
         proxies,
         flights: Flights::default(),
         foresight,
@@ -253,8 +256,7 @@ impl Driver<'_> {
                 self.result.refused(&arrival);
                 return;
             };
-            let name = &ticket.node().spec.name;
-            let Some(at) = self.scenario.nodes.iter().position(|node| node.node.name == *name) else { return };
+            let Some(at) = self.places.get(&*ticket.node().spec.name).copied() else { return };
             self.result.started(at, self.now);
             if !self.nodes[at].crashed {
                 self.send(at, arrival, ticket);
