@@ -19,6 +19,7 @@ mod tests;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -63,6 +64,9 @@ pub struct EmulatorSpec {
     pub plain_work_s: Lognormal,
     /// What makes the engine go on.
     pub pace: Pace,
+    /// How long after a request the head of a streamed answer comes; zero unless set. Real servers take a millisecond or
+    /// two, and a proxy in Go that gets a head in the very instant in which it finishes its request may cut the answer.
+    pub head_delay: Duration,
 }
 
 impl EmulatorSpec {
@@ -76,6 +80,7 @@ impl EmulatorSpec {
             outputs: random::OUTPUT_TOKENS,
             plain_work_s: random::PLAIN_WORK_S,
             pace: Pace::RealTime,
+            head_delay: Duration::ZERO,
         }
     }
 

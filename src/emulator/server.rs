@@ -199,6 +199,9 @@ async fn compute(
         created: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
     };
     if asked.stream && matches!(kind, Kind::Text(_)) {
+        if !service.spec.head_delay.is_zero() {
+            tokio::time::sleep(service.spec.head_delay).await;
+        }
         let stream = TokenStream::new(place, answer.events(asked.include_usage()), cut);
         let mut response = reply_with(service, 200, Reply::Stream(Box::new(stream)));
         let headers = response.headers_mut();

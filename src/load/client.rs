@@ -14,8 +14,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::Planned;
 use super::measure::{Ending, Measured, Recorder};
+use super::{Planned, Whole};
 use crate::emulator::NODE_HEADER;
 
 type Sender = SendRequest<Full<Bytes>>;
@@ -76,6 +76,35 @@ impl Pool {
     }
 }
 
+/// What came of a stream.
+#[derive(Debug, Default)]
+struct Seen {
+    newlines: u64,
+    /// Its last bytes.
+    end: Vec<u8>,
+}
+
+/// The event that ends a stream.
+const DONE: &[u8] = b"data: [DONE]";
+
+impl Seen {
+    fn take_in(&mut self, data: &[u8]) {
+        self.newlines += memchr::memchr_iter(b'\n', data).count() as u64;
+        // Line ends may follow it.
+        let most = DONE.len() + 4;
+        self.end.extend_from_slice(&data[data.len().saturating_sub(most)..]);
+        self.end.drain(..self.end.len().saturating_sub(most));
+    }
+
+    fn is(&self, whole: Whole) -> bool {
+        match whole {
+            // An event ends with an empty line, so two line ends are one event, however the pieces are cut.
+            Whole::Events(events) => self.newlines == 2 * events,
+            Whole::Done => self.end.trim_ascii_end().ends_with(DONE),
+        }
+    }
+}
+
 /// A request on its way. Dropped before it ends, it is recorded as unfinished.
 #[derive(Debug)]
 pub(super) struct Exchange {
@@ -111,14 +140,14 @@ impl Exchange {
             .body(Full::new(self.planned.body.clone()))?;
         let (mut sender, mut response) = pool.send(request).await?;
         self.node = response.headers().get(NODE_HEADER).and_then(|name| name.to_str().ok()).map(str::to_owned);
-        let mut newlines = 0;
+        let mut seen = Seen::default();
         while let Some(frame) = response.frame().await {
             let Ok(data) = frame?.into_data() else { continue };
             if !data.is_empty() && self.ttfb.is_none() {
                 self.ttfb = Some(self.intended.elapsed());
             }
-            if self.planned.events.is_some() {
-                newlines += memchr::memchr_iter(b'\n', &data).count() as u64;
+            if self.planned.whole.is_some() {
+                seen.take_in(&data);
             }
         }
         let status = response.status();
@@ -128,9 +157,7 @@ impl Exchange {
         if !status.is_success() {
             return Ok(Ending::Status(status.as_u16()));
         }
-        // An event ends with an empty line, so two line ends are one event, however the pieces are cut.
-        let complete = self.planned.events.is_none_or(|events| newlines == 2 * events);
-        Ok(if complete { Ending::Answered } else { Ending::Broken })
+        Ok(if self.planned.whole.is_none_or(|whole| seen.is(whole)) { Ending::Answered } else { Ending::Broken })
     }
 }
 

@@ -51,6 +51,43 @@ impl Ask {
     }
 }
 
+/// A rhythm of arrivals: the rate jumps at the end of every period.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bursts {
+    /// Length of a period, above 0.
+    pub every: Duration,
+    /// Length of the burst that ends it, less than the period.
+    pub length: Duration,
+    /// The rate in a burst over that between bursts, above 0.
+    pub factor: f64,
+}
+
+impl Bursts {
+    /// When the next request comes after `from_s`, if `amount` of the unit Poisson process is to be spent at a mean rate
+    /// of `rate_rps`.
+    fn spend(&self, from_s: f64, amount: f64, rate_rps: f64) -> f64 {
+        let (every_s, length_s) = (self.every.as_secs_f64(), self.length.as_secs_f64());
+        let calm_s = every_s - length_s;
+        let calm_rps = rate_rps * every_s / (calm_s + self.factor * length_s);
+        let (mut at_s, mut left) = (from_s, amount);
+        loop {
+            let start_s = (at_s / every_s).floor() * every_s;
+            let (end_s, rps) = if at_s - start_s < calm_s {
+                (start_s + calm_s, calm_rps)
+            } else {
+                (start_s + every_s, calm_rps * self.factor)
+            };
+            let room = (end_s - at_s) * rps;
+            // Rounding may put a time at the very end of its piece, from where no progress would be made.
+            if left < room {
+                return at_s + left / rps;
+            }
+            left -= room;
+            at_s = if end_s > at_s { end_s } else { end_s.next_up() };
+        }
+    }
+}
+
 /// A load.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoadSpec {
@@ -58,8 +95,10 @@ pub struct LoadSpec {
     pub target: SocketAddr,
     /// What they ask for.
     pub ask: Ask,
-    /// Requests per second, above 0.
+    /// Requests per second in the mean, above 0.
     pub rate_rps: f64,
+    /// How the rate changes; without it, it does not.
+    pub bursts: Option<Bursts>,
     /// How long requests are sent.
     pub duration: Duration,
     /// Requests at most, whatever the duration.
@@ -70,6 +109,9 @@ pub struct LoadSpec {
     pub drain: Duration,
     /// Of arrivals, lengths and work: equal seeds give equal requests at equal times.
     pub seed: u64,
+    /// Whether what stands between writes events anew, as gateways do that translate between APIs: a stream is whole
+    /// then if it has its end, and otherwise only if it has every event.
+    pub rewritten: bool,
 }
 
 impl LoadSpec {
@@ -79,13 +121,24 @@ impl LoadSpec {
             target,
             ask: Ask::study(true),
             rate_rps,
+            bursts: None,
             duration,
             requests_max: 1_000_000,
             outstanding_max: 4_096,
             drain: Duration::from_secs(10),
             seed: 1,
+            rewritten: false,
         }
     }
+}
+
+/// What a whole stream is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whole {
+    /// So many events.
+    Events(u64),
+    /// `[DONE]` at its end.
+    Done,
 }
 
 /// One request to be sent.
@@ -95,8 +148,8 @@ struct Planned {
     at: Duration,
     path: String,
     body: Bytes,
-    /// Events that a complete stream has; `None` where the answer is not streamed.
-    events: Option<u64>,
+    /// `None` where the answer is not streamed.
+    whole: Option<Whole>,
 }
 
 /// The requests of a load in order, made one by one from the seed.
@@ -122,24 +175,29 @@ impl Iterator for Plan {
         if self.made >= self.spec.requests_max {
             return None;
         }
-        self.at_s += random::exponential(1.0 / self.spec.rate_rps, &mut self.rng);
+        let amount = random::exponential(1.0, &mut self.rng);
+        self.at_s = match &self.spec.bursts {
+            None => self.at_s + amount / self.spec.rate_rps,
+            Some(bursts) => bursts.spend(self.at_s, amount, self.spec.rate_rps),
+        };
         let at = Duration::try_from_secs_f64(self.at_s).ok().filter(|at| *at < self.spec.duration)?;
         self.made += 1;
         Some(match &self.spec.ask {
             Ask::Chat { stream, prompts, outputs } => {
                 let prompt = prompts.draw_count(&mut self.rng);
                 let output = outputs.draw_count(&mut self.rng);
+                // One per token, the usage, and `[DONE]`.
+                let events = Whole::Events(u64::from(output) + 2);
                 Planned {
                     at,
                     path: "/v1/chat/completions".to_owned(),
                     body: chat_body(prompt, output, *stream),
-                    // One per token, the usage, and `[DONE]`.
-                    events: stream.then_some(u64::from(output) + 2),
+                    whole: stream.then_some(if self.spec.rewritten { Whole::Done } else { events }),
                 }
             }
             Ask::Plain { path, work_s } => {
                 let body = format!("{{\"text\":\"[work_ms={:.3}]\"}}", work_s.draw(&mut self.rng) * 1e3);
-                Planned { at, path: path.clone(), body: Bytes::from(body), events: None }
+                Planned { at, path: path.clone(), body: Bytes::from(body), whole: None }
             }
         })
     }
@@ -255,6 +313,17 @@ mod tests {
     }
 
     #[test]
+    fn bursts_keep_the_mean_rate_and_have_their_own() {
+        let bursts = Bursts { every: Duration::from_secs(15), length: Duration::from_secs(3), factor: 4.0 };
+        let spec = LoadSpec::new(SocketAddr::from(([127, 0, 0, 1], 1)), 50.0, Duration::from_secs(1_500));
+        let times = Plan::new(LoadSpec { bursts: Some(bursts), ..spec }).map(|planned| planned.at.as_secs_f64());
+        let (inside, outside): (Vec<f64>, Vec<f64>) = times.partition(|at| at % 15.0 >= 12.0);
+        // Poisson: of 75,000 requests half are in bursts, which take a fifth of the time; the deviation is below 200.
+        assert!((36_500..38_500).contains(&inside.len()), "{}", inside.len());
+        assert!((36_500..38_500).contains(&outside.len()), "{}", outside.len());
+    }
+
+    #[test]
     fn the_text_of_a_prompt_has_four_bytes_per_token() {
         let body: serde_json::Value = serde_json::from_slice(&chat_body(50, 7, true)).expect("JSON");
         let text = body["messages"][0]["content"].as_str().expect("text");
@@ -275,6 +344,15 @@ mod tests {
             assert!(measured.iter().all(|one| one.node == Some(0) && one.ttfb_s > 0.0 && one.total_s >= one.ttfb_s));
             assert_eq!(node.counters().finished, 50);
         }
+    }
+
+    #[tokio::test]
+    async fn a_rewritten_stream_is_whole_by_its_end() {
+        let node = Emulator::start(EmulatorSpec::new("me", FAST), 1).await.expect("started");
+        let rewritten = LoadSpec { rewritten: true, ..at_once(node.addr(), 20) };
+        assert_eq!(endings(&load(rewritten.clone()).await, Ending::Answered), 20);
+        node.set_fault(Fault::Break { after_events: 2 }).await.expect("set");
+        assert_eq!(endings(&load(rewritten).await, Ending::Broken), 20);
     }
 
     #[tokio::test]

@@ -1,0 +1,155 @@
+//! What each proxy is told, as a fair operator would tell it.
+//!
+//! All alike, as far as the programs can: keep-alive on both sides, responses passed on as they come, GET /health of every
+//! node each 5 s (2 s at most, down after 3 failures, up after 2 passes), 2 s for a connect, 120 s for an answer, no
+//! access log, as many threads as the program takes by itself. Nobody repeats a POST that was sent. What a program has
+//! for failing nodes in traffic is switched on (HAProxy's `observe layer7`, Envoy's outlier detection, Traefik's passive
+//! health check, the circuit breaker of the SGLang router, LiteLLM's cooldowns).
+
+mod envoy;
+mod haproxy;
+mod nginx;
+mod own;
+mod routers;
+mod traefik;
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use crate::Failure;
+use crate::contender::ALL;
+use crate::peer::Kind;
+
+/// Between two checks of a node, in seconds.
+const CHECK_EVERY_S: u32 = 5;
+/// A check may take so long, in seconds; so may a connect.
+const CHECK_WAIT_S: u32 = 2;
+/// Failed checks until a node is down, passed ones until it is up.
+const CHECK_FALL: u32 = 3;
+const CHECK_RISE: u32 = 2;
+/// An answer may take so long, in seconds, and so long may be between two pieces of it.
+const ANSWER_WAIT_S: u32 = 120;
+/// Idle connections kept per node.
+const IDLE_MAX: u32 = 256;
+
+/// What a configuration depends on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    /// As the proxy calls it.
+    pub(crate) policy: &'a str,
+    /// Where the nodes are, with their weights; 1 says nothing.
+    pub(crate) nodes: &'a [(SocketAddr, f64)],
+    /// Clients at once that there must be room for.
+    pub(crate) clients: usize,
+    /// Instead of as many as the program takes by itself.
+    pub(crate) one_thread: bool,
+}
+
+/// How a program is called.
+#[derive(Debug, Default)]
+pub(crate) struct Launch {
+    pub(crate) arguments: Vec<String>,
+    pub(crate) environment: Vec<(&'static str, String)>,
+}
+
+impl Launch {
+    fn with(arguments: &[&str]) -> Launch {
+        Launch { arguments: arguments.iter().map(|&word| word.to_owned()).collect(), environment: Vec::new() }
+    }
+}
+
+/// The policy that costs a proxy least, where it has a choice.
+pub(crate) fn simplest(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Bellwether => "round-robin",
+        Kind::Haproxy => "roundrobin",
+        Kind::Envoy | Kind::SglangRouter | Kind::Pingora | Kind::Nginx => "round_robin",
+        Kind::Traefik => "wrr",
+        Kind::Litellm => "simple-shuffle",
+    }
+}
+
+/// Name and content of the files that a proxy reads.
+fn files(kind: Kind, wanted: &Wanted<'_>, listen: SocketAddr, admin: SocketAddr, directory: &Path) -> Vec<File> {
+    match kind {
+        Kind::Bellwether => vec![("bellwether.toml", own::config(wanted, listen, admin))],
+        Kind::Nginx => vec![("nginx.conf", nginx::config(wanted, listen, directory))],
+        Kind::Haproxy => vec![("haproxy.cfg", haproxy::config(wanted, listen))],
+        Kind::Envoy => vec![("envoy.json", envoy::config(wanted, listen))],
+        Kind::Traefik => {
+            vec![("traefik.yml", traefik::fixed(listen, admin, directory)), ("services.yml", traefik::services(wanted))]
+        }
+        Kind::Pingora | Kind::SglangRouter => Vec::new(),
+        Kind::Litellm => vec![("litellm.yml", routers::litellm(wanted))],
+    }
+}
+
+type File = (&'static str, String);
+
+fn launch(kind: Kind, wanted: &Wanted<'_>, listen: SocketAddr, admin: SocketAddr, directory: &Path) -> Launch {
+    let path = |name: &str| directory.join(name).display().to_string();
+    let (home, port) = (directory.display().to_string(), listen.port().to_string());
+    match kind {
+        Kind::Bellwether => Launch::with(&["run", "--config", &path("bellwether.toml")]),
+        Kind::Nginx => Launch::with(&["-p", &home, "-c", &path("nginx.conf")]),
+        Kind::Haproxy => Launch::with(&["-db", "-f", &path("haproxy.cfg")]),
+        Kind::Envoy => {
+            let mut launch = Launch::with(&["-c", &path("envoy.json"), "--disable-hot-restart", "--log-level", "warn"]);
+            let threads = ["--concurrency", "1"].map(str::to_owned);
+            launch.arguments.extend(threads.into_iter().filter(|_| wanted.one_thread));
+            launch
+        }
+        Kind::Traefik => {
+            let mut launch = Launch::with(&[&format!("--configFile={}", path("traefik.yml"))]);
+            launch.environment.extend(wanted.one_thread.then(|| ("GOMAXPROCS", "1".to_owned())));
+            launch
+        }
+        Kind::Pingora => routers::pingora(wanted, listen),
+        Kind::SglangRouter => routers::sglang(wanted, &port, admin),
+        Kind::Litellm => {
+            let mut launch = Launch::with(&["--config", &path("litellm.yml"), "--host", "127.0.0.1", "--port", &port]);
+            // It would fetch a list of prices first.
+            launch.environment.push(("LITELLM_LOCAL_MODEL_COST_MAP", "True".to_owned()));
+            launch.environment.push(("LITELLM_LOG", "ERROR".to_owned()));
+            // Emulated servers say the same word again and again, which it takes for a model gone wrong.
+            launch.environment.push(("REPEATED_STREAMING_CHUNK_LIMIT", "1000000".to_owned()));
+            launch
+        }
+    }
+}
+
+/// Writes the files of a proxy into `directory` and says how to call it.
+pub(crate) fn write(
+    kind: Kind,
+    wanted: &Wanted<'_>,
+    listen: SocketAddr,
+    admin: SocketAddr,
+    directory: &Path,
+) -> Result<Launch, Failure> {
+    for (name, text) in files(kind, wanted, listen, admin, directory) {
+        fs::write(directory.join(name), text)?;
+    }
+    Ok(launch(kind, wanted, listen, admin, directory))
+}
+
+/// Every contender's files and command line, with example addresses.
+pub(crate) fn show() -> String {
+    let address = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let nodes = [(address(9001), 10.0), (address(9002), 5.0)];
+    let equal = nodes.map(|(node, _)| (node, 1.0));
+    let mut text = String::new();
+    for contender in ALL {
+        let nodes = if contender.weighted { &nodes } else { &equal };
+        let wanted = Wanted { policy: contender.policy, nodes, clients: 4_096, one_thread: false };
+        let (listen, admin, home) = (address(8080), address(8081), Path::new("/tmp/bench"));
+        let Launch { arguments, environment } = launch(contender.kind, &wanted, listen, admin, home);
+        let environment: String = environment.iter().map(|(name, value)| format!("{name}={value} ")).collect();
+        text += &format!("# {}\n# {environment}{} {}\n", contender.name(), contender.kind, arguments.join(" "));
+        for (name, content) in files(contender.kind, &wanted, listen, admin, home) {
+            text += &format!("\n## {name}\n{content}");
+        }
+        text.push('\n');
+    }
+    text
+}
