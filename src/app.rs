@@ -81,6 +81,7 @@ impl App {
         let balancer = Arc::new(Balancer::new(fleet, settings.policy, clock.clone(), observers));
         balancer.set_thresholds(settings.health.thresholds);
         balancer.set_ejection(settings.ejection);
+        balancer.set_queue(settings.queue.rules);
         balancer.learned().set_knobs(settings.adaptive.knobs);
         balancer.set_stance(Stance { fallback: settings.adaptive.fallback, shadow: settings.adaptive.shadow });
         let retries = RetryBudget::new(settings.retry.budget, settings.retry.floor_per_s);

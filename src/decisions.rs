@@ -357,7 +357,7 @@ mod tests {
             let (now, shape) = (Time::from_secs_f64(at_s), RequestShape::default());
             match self.balancer.decide(now, &shape, &[], &mut self.scratch) {
                 Verdict::Go(ticket) => ticket,
-                Verdict::Refuse(rejection) => panic!("{rejection:?}"),
+                other => panic!("{other:?}"),
             }
         }
 

@@ -144,6 +144,7 @@ impl App {
         }
         self.balancer.set_thresholds(next.health.thresholds);
         self.balancer.set_ejection(next.ejection);
+        self.balancer.set_queue(next.queue.rules);
         if former.adaptive.knobs != next.adaptive.knobs {
             self.balancer.learned().set_knobs(next.adaptive.knobs);
         }

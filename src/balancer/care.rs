@@ -49,9 +49,12 @@ impl Balancer {
     }
 
     /// An active health check of `node` ended.
-    pub fn checked(&self, node: &Node, passed: bool) -> Option<Change> {
+    pub fn checked(self: &Arc<Self>, node: &Node, passed: bool) -> Option<Change> {
         let change = node.live.health.checked(passed, self.care.load().thresholds);
         self.tell(node, change);
+        if change == Some(Change::Rose) {
+            self.hand_over(self.clock.now());
+        }
         change
     }
 
@@ -146,6 +149,7 @@ mod tests {
         match balancer.decide(now, &RequestShape::default(), &[], scratch) {
             Verdict::Go(ticket) => Ok(ticket),
             Verdict::Refuse(rejection) => Err(rejection),
+            Verdict::Wait(_) => panic!("nobody may wait"),
         }
     }
 
@@ -162,7 +166,7 @@ mod tests {
                 let shape = RequestShape { client_hash: client, ..RequestShape::default() };
                 match balancer.decide(at(now), &shape, &[], scratch) {
                     Verdict::Go(ticket) => ticket,
-                    Verdict::Refuse(rejection) => panic!("{}: {rejection:?}", entry.name),
+                    other => panic!("{}: {other:?}", entry.name),
                 }
             };
             for client in 0..100 {

@@ -148,7 +148,7 @@ mod tests {
                 let mut decide =
                     |balancer: &Arc<Balancer>, at: usize| match balancer.decide(now, &shape, &[], &mut scratches[at]) {
                         Verdict::Go(ticket) => ticket,
-                        Verdict::Refuse(rejection) => panic!("{rejection:?}"),
+                        other => panic!("{other:?}"),
                     };
                 let (ticket, other) = (decide(&balancer, 0), decide(&unasked, 1));
                 let told = seen.probabilities[ticket.node().slot as usize];

@@ -13,12 +13,15 @@ mod tally;
 #[cfg(test)]
 mod tests;
 mod ticket;
+mod waiting;
 
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use crate::admission::Priority;
 use crate::clock::{Clock, Time};
 use crate::fleet::{Before, Change, Fleet, FleetError, Node};
 use crate::learn::Learned;
@@ -35,6 +38,8 @@ use refusal::why_none;
 pub use refusal::{Reason, Rejection};
 pub use tally::{COMPARED_ONE_IN, Compared, Tally};
 pub use ticket::Ticket;
+use waiting::Waiting;
+pub use waiting::{Handed, Place};
 
 /// How often a decision is made anew because another thread took the last place at the chosen node in between.
 ///
@@ -62,6 +67,11 @@ pub trait Observer: Send + Sync {
     /// An attempt ended. Called exactly once for each.
     fn finished(&self, node: &Node, sample: &Sample) {
         let _ = (node, sample);
+    }
+
+    /// A request was handed a node after it had waited for so long.
+    fn waited(&self, priority: Priority, waited: Duration) {
+        let _ = (priority, waited);
     }
 
     /// A node rose or fell, was ejected or readmitted.
@@ -113,6 +123,8 @@ pub struct Decision {
 pub enum Verdict {
     /// There. The ticket counts until it is finished or dropped.
     Go(Ticket),
+    /// Nowhere now, but it may wait: by joining the queue with its terms.
+    Wait(Place),
     /// Nowhere.
     Refuse(Rejection),
 }
@@ -166,6 +178,7 @@ pub struct Balancer {
     policy: ArcSwap<ActivePolicy>,
     care: ArcSwap<Care>,
     ward: Ward,
+    waiting: Waiting,
     observers: Vec<Arc<dyn Observer>>,
     clock: Clock,
     /// The learned policy while it does not route.
@@ -215,6 +228,7 @@ impl Balancer {
             policy: ArcSwap::from_pointee(active),
             care: ArcSwap::from_pointee(Care::default()),
             ward: Ward::default(),
+            waiting: Waiting::default(),
             observers,
             clock,
             tally: Tally::default(),
@@ -283,18 +297,20 @@ impl Balancer {
     /// # Errors
     /// Whatever `change` refuses; the fleet is then as before.
     pub fn change_fleet(
-        &self,
+        self: &Arc<Self>,
         change: impl FnOnce(&Fleet) -> Result<Fleet, FleetError>,
     ) -> Result<Arc<Fleet>, FleetError> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let next = Arc::new(change(&self.fleet.load())?);
         self.fleet.store(Arc::clone(&next));
+        drop(changing);
+        self.hand_over(self.clock.now());
         Ok(next)
     }
 
     /// Where an attempt of this request goes. `tried` nodes are left out.
     ///
-    /// Takes no lock and allocates nothing once `scratch` has grown to the fleet's size.
+    /// While nobody waits, it takes no lock and allocates nothing once `scratch` has grown to the fleet's size.
     pub fn decide(
         self: &Arc<Self>,
         now: Time,
@@ -302,6 +318,26 @@ impl Balancer {
         tried: &[NodeId],
         scratch: &mut Scratch,
     ) -> Verdict {
+        // Whoever waits goes first.
+        self.hand_over(now);
+        if let Some(ticket) = self.try_now(now, shape, tried, scratch) {
+            return Verdict::Go(ticket);
+        }
+        let rejection = why_none(&self.fleet.load(), now, shape, tried);
+        if rejection.reason == Reason::AllFull && self.may_wait() {
+            return Verdict::Wait(Place::new(self, shape, tried, rejection));
+        }
+        Verdict::Refuse(rejection)
+    }
+
+    /// The decision as far as there is a node with room.
+    fn try_now(
+        self: &Arc<Self>,
+        now: Time,
+        shape: &RequestShape,
+        tried: &[NodeId],
+        scratch: &mut Scratch,
+    ) -> Option<Ticket> {
         let fleet = self.fleet.load();
         let active = self.policy.load();
         let Scratch { candidates, weights, rng, lots } = scratch;
@@ -348,9 +384,9 @@ impl Balancer {
                 ticket.remember(observer.decided(&choice, ticket.decision()));
                 observer.started(ticket.node(), active.router);
             }
-            return Verdict::Go(ticket);
+            return Some(ticket);
         }
-        Verdict::Refuse(why_none(&fleet, now, shape, tried))
+        None
     }
 }
 

@@ -12,7 +12,7 @@ use crate::node::NodeId;
 use crate::request::RequestShape;
 
 /// How long a refused client should wait when nobody knows better.
-const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
+pub(super) const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 
 /// Why there is no node for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,12 +27,26 @@ pub enum Reason {
     AllFull,
     /// Every node that could serve it has been tried.
     AllTried,
+    /// As many wait for a node as may.
+    QueueFull,
+    /// By the rate at which the queue moves, it would wait longer than it has time.
+    QueueTooLong,
+    /// It waited as long as it had time.
+    QueueTimeout,
 }
 
 impl Reason {
     /// Every reason, for series that exist from the start.
-    pub const ALL: [Reason; 5] =
-        [Reason::NoNodes, Reason::UnknownModel, Reason::NoHealthyNode, Reason::AllFull, Reason::AllTried];
+    pub const ALL: [Reason; 8] = [
+        Reason::NoNodes,
+        Reason::UnknownModel,
+        Reason::NoHealthyNode,
+        Reason::AllFull,
+        Reason::AllTried,
+        Reason::QueueFull,
+        Reason::QueueTooLong,
+        Reason::QueueTimeout,
+    ];
 
     /// A short word for logs and metrics labels.
     pub fn word(self) -> &'static str {
@@ -42,6 +56,9 @@ impl Reason {
             Reason::NoHealthyNode => "no_healthy_node",
             Reason::AllFull => "all_full",
             Reason::AllTried => "all_tried",
+            Reason::QueueFull => "queue_full",
+            Reason::QueueTooLong => "queue_too_long",
+            Reason::QueueTimeout => "queue_timeout",
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct Ticket {
     if_dropped: fn() -> Censor,
     /// Under which number somebody remembers the decision.
     remembered: Option<NonZeroU64>,
+    /// How long the request waited for this place.
+    waited: Duration,
     ended: bool,
 }
 
@@ -67,6 +69,7 @@ impl Ticket {
             last_event: None,
             if_dropped: || Censor::Dropped,
             remembered: None,
+            waited: Duration::ZERO,
             ended: false,
         }
     }
@@ -82,6 +85,16 @@ impl Ticket {
     /// Somebody remembers the decision; the first who does counts.
     pub(super) fn remember(&mut self, number: Option<NonZeroU64>) {
         self.remembered = self.remembered.or(number);
+    }
+
+    /// The request waited so long for it.
+    pub(super) fn waited(&mut self, waited: Duration) {
+        self.waited = waited;
+    }
+
+    /// How long the request waited in the queue for this attempt.
+    pub fn time_waited(&self) -> Duration {
+        self.waited
     }
 
     /// What was decided.
@@ -167,6 +180,7 @@ impl Ticket {
                 observer.came_of(number, &self.sample);
             }
         }
+        self.balancer.hand_over(now);
     }
 }
 

@@ -14,15 +14,17 @@ use std::path::{Path, PathBuf};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::checked::{
-    Adaptive, Admin, Forward, Health, Limits, Log, LogFormat, Priority, Retry, Role, Route, Settings, Timeouts, Token,
+    Adaptive, Admin, Forward, Health, Limits, Log, LogFormat, Priority, QueueSettings, Retry, Role, Route, Settings,
+    Timeouts, Token,
 };
 use super::error::{Complaint, ConfigError, quoted};
 use super::origins::Origins;
 use super::raw::{
-    Raw, RawAdaptive, RawEjection, RawLimits, RawLogFormat, RawNode, RawPriority, RawRole, RawRoute, RawTimeouts,
-    RawToken,
+    Raw, RawAdaptive, RawEjection, RawLimits, RawLogFormat, RawNode, RawPriority, RawQueue, RawRole, RawRoute,
+    RawTimeouts, RawToken,
 };
 use super::sources::Env;
+use crate::admission::QueueRules;
 use crate::fleet::{Ejection, Thresholds};
 use crate::learn::Knobs;
 use crate::node::NodeSpec;
@@ -70,6 +72,7 @@ impl Check<'_> {
                 },
             },
             ejection: ejection(&raw.ejection),
+            queue: queue(&raw.queue),
             timeouts,
             retry: Retry {
                 budget: raw.retry.budget,
@@ -97,6 +100,10 @@ impl Check<'_> {
         if settings.ejection.base > settings.ejection.longest && !self.broken(&["ejection"]) {
             let complaint = Complaint::new("the first ejection is longer than the longest");
             self.complain("ejection.base", complaint.allowed("at most ejection.longest"));
+        }
+        if settings.queue.rules.timeout > settings.queue.rules.timeout_max && !self.broken(&["queue"]) {
+            let complaint = Complaint::new("longer than a client may wait by its own wish");
+            self.complain("queue.timeout", complaint.allowed("at most queue.timeout_max"));
         }
         if settings.limits.uri_bytes_max > settings.limits.head_bytes_max && !self.broken(&["limits"]) {
             let allowed = "at most limits.head_bytes_max, of which it is a part";
@@ -332,6 +339,19 @@ fn ejection(raw: &RawEjection) -> Ejection {
         longest: raw.longest.0,
         share_max: raw.share_max,
         panic_below: raw.panic_below,
+    }
+}
+
+fn queue(raw: &RawQueue) -> QueueSettings {
+    QueueSettings {
+        rules: QueueRules {
+            length_max: raw.length_max as usize,
+            bytes_max: raw.bytes_max.0,
+            timeout: raw.timeout.0,
+            timeout_max: raw.timeout_max.0,
+            lifo_after: raw.lifo_after.0.as_ref().map(|span| span.0),
+        },
+        priority_header: raw.priority_header.0.as_ref().map(|name| name.0.clone()),
     }
 }
 

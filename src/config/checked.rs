@@ -7,6 +7,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
+pub use crate::admission::Priority;
+use crate::admission::QueueRules;
 use crate::fleet::{Ejection, Thresholds};
 use crate::learn::Knobs;
 use crate::node::NodeSpec;
@@ -35,6 +37,8 @@ pub struct Settings {
     pub health: Health,
     /// Taking out nodes that fail requests.
     pub ejection: Ejection,
+    /// Waiting for a node.
+    pub queue: QueueSettings,
     /// Timeouts of requests on no particular route, and of connections.
     pub timeouts: Timeouts,
     /// Retries.
@@ -112,16 +116,13 @@ pub struct Route {
     pub timeouts: Timeouts,
 }
 
-/// Class in the queue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Priority {
-    /// Somebody waits for it.
-    Interactive,
-    /// The usual.
-    #[default]
-    Default,
-    /// Nobody waits for it.
-    Batch,
+/// Waiting for a node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueueSettings {
+    /// Its bounds.
+    pub rules: QueueRules,
+    /// The request header that names the class.
+    pub priority_header: Option<http::HeaderName>,
 }
 
 /// Active health checks.

@@ -5,6 +5,8 @@
 //! is what these defaults check to. So a setting is added in two places: here, and where it becomes part of
 //! [`Settings`](super::Settings). What concerns several values at once is in `check.rs`, not here.
 
+mod protection;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -15,9 +17,11 @@ use super::value::{
     Address, FilePath, HostName, LogFilter, MethodName, ModelName, Name, Network, NodeUrl, Objective, OrOff,
     PolicyName, PriorName, Size, Span, UrlPath, Variable, Workers,
 };
-use crate::fleet::{Ejection, Thresholds};
+use crate::fleet::Thresholds;
 use crate::learn::Knobs;
 use crate::policy::{self, PolicyId};
+
+pub use protection::{RawEjection, RawQueue};
 
 /// The configuration of Bellwether.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -41,6 +45,8 @@ pub struct Raw {
     pub health: RawHealth,
     /// Taking out nodes that answer, but fail requests.
     pub ejection: RawEjection,
+    /// Requests that wait because every node that could serve them is at its limit.
+    pub queue: RawQueue,
     /// Timeouts.
     pub timeouts: RawTimeouts,
     /// Retries on another node.
@@ -72,6 +78,7 @@ impl Default for Raw {
             adaptive: RawAdaptive::default(),
             health: RawHealth::default(),
             ejection: RawEjection::default(),
+            queue: RawQueue::default(),
             timeouts: RawTimeouts::default(),
             retry: RawRetry::default(),
             limits: RawLimits::default(),
@@ -289,64 +296,6 @@ impl Default for RawHealth {
         // The numbers live with the state machine that they drive, which runs without any configuration too.
         let Thresholds { unhealthy_after, healthy_after } = Thresholds::default();
         RawHealth { interval: seconds(5), timeout: seconds(2), path: OrOff(None), unhealthy_after, healthy_after }
-    }
-}
-
-/// Taking out nodes that answer, but fail requests.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawEjection {
-    /// Failures in a row that eject a node.
-    #[schemars(range(min = 1, max = 10000))]
-    pub consecutive: u32,
-    /// Share of a node's requests within the window that ejects it by failing.
-    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
-    pub failure_ratio: f64,
-    /// How much larger a node's share of failures than that of the other nodes must be to eject it.
-    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
-    pub outlier_margin: f64,
-    /// What shares of failures are taken over: this window and the one before.
-    pub window: Span,
-    /// Requests of a node below which its share of failures says nothing.
-    #[schemars(range(min = 1, max = 1000000))]
-    pub requests_min: u32,
-    /// The first ejection; each further one is twice as long, and service takes that back.
-    pub base: Span,
-    /// The longest ejection.
-    pub longest: Span,
-    /// Share of the fleet that may be ejected at once, rounded down; 0 ejects nobody.
-    #[schemars(extend("minimum" = 0, "maximum" = 1))]
-    pub share_max: f64,
-    /// If less than this share of the nodes that could serve a request is left, ejections do not count for it.
-    #[schemars(extend("minimum" = 0, "maximum" = 1))]
-    pub panic_below: f64,
-}
-
-impl Default for RawEjection {
-    fn default() -> Self {
-        // The numbers live with the rules that they are part of, which run without any configuration too.
-        let Ejection {
-            consecutive,
-            failure_ratio,
-            outlier_margin,
-            window,
-            requests_min,
-            base,
-            longest,
-            share_max,
-            panic_below,
-        } = Ejection::default();
-        RawEjection {
-            consecutive,
-            failure_ratio,
-            outlier_margin,
-            window: Span(window),
-            requests_min,
-            base: Span(base),
-            longest: Span(longest),
-            share_max,
-            panic_below,
-        }
     }
 }
 

@@ -8,16 +8,17 @@ use std::collections::BTreeMap;
 use secrecy::ExposeSecret;
 use serde_json::{Value as Json, json};
 
-use super::checked::{Adaptive, LogFormat, Priority, Role, Route, Settings, Timeouts, Token};
+use super::checked::{Adaptive, LogFormat, Priority, QueueSettings, Role, Route, Settings, Timeouts, Token};
 use super::raw::{
     Raw, RawAdaptive, RawAdmin, RawEjection, RawForward, RawHealth, RawLimits, RawLog, RawLogFormat, RawNode,
-    RawPriority, RawRetry, RawRole, RawRoute, RawRouteTimeouts, RawTimeouts, RawToken,
+    RawPriority, RawQueue, RawRetry, RawRole, RawRoute, RawRouteTimeouts, RawTimeouts, RawToken,
 };
 use super::value::{
-    Address, FilePath, HostName, LogFilter, MethodName, ModelName, Name, Network, NodeUrl, Objective, OrOff,
+    Address, FieldName, FilePath, HostName, LogFilter, MethodName, ModelName, Name, Network, NodeUrl, Objective, OrOff,
     PolicyName, PriorName, Size, Span, UrlPath, Workers,
 };
 use super::{Loaded, Origin};
+use crate::admission::QueueRules;
 use crate::fleet::Ejection;
 use crate::node::NodeSpec;
 
@@ -36,6 +37,7 @@ impl Settings {
             routes,
             health,
             ejection,
+            queue,
             timeouts,
             retry,
             limits,
@@ -62,6 +64,7 @@ impl Settings {
                 healthy_after: health.thresholds.healthy_after,
             },
             ejection: raw_ejection(ejection),
+            queue: raw_queue(queue),
             timeouts: raw_timeouts(timeouts),
             retry: RawRetry { budget: retry.budget, floor_per_s: retry.floor_per_s, attempts_max: retry.attempts_max },
             limits: RawLimits {
@@ -145,6 +148,18 @@ fn raw_ejection(rules: &Ejection) -> RawEjection {
         longest: Span(rules.longest),
         share_max: rules.share_max,
         panic_below: rules.panic_below,
+    }
+}
+
+fn raw_queue(queue: &QueueSettings) -> RawQueue {
+    let QueueRules { length_max, bytes_max, timeout, timeout_max, lifo_after } = queue.rules;
+    RawQueue {
+        length_max: count(length_max),
+        bytes_max: Size(bytes_max),
+        timeout: Span(timeout),
+        timeout_max: Span(timeout_max),
+        lifo_after: OrOff(lifo_after.map(Span)),
+        priority_header: OrOff(queue.priority_header.clone().map(FieldName)),
     }
 }
 

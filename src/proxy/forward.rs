@@ -43,6 +43,7 @@ pub(super) async fn handle(State(conn): State<Arc<Conn>>, request: Request<Body>
         worker: Arc::clone(worker),
         story: None,
         request_id: None,
+        arrived: Time::ZERO,
         deadline: None,
         route_timeouts: None,
         settings,
@@ -75,7 +76,9 @@ pub(super) struct Passage {
     pub(super) settings: Arc<Settings>,
     pub(super) story: Option<Box<Story>>,
     request_id: Option<HeaderValue>,
-    deadline: Option<Instant>,
+    /// When the request came.
+    pub(super) arrived: Time,
+    pub(super) deadline: Option<Instant>,
     /// Index of the route whose timeouts count.
     route_timeouts: Option<usize>,
     pub(super) busy: Option<Busy>,
@@ -137,6 +140,7 @@ impl Passage {
         let trusted = &settings.forward.trusted_proxies;
         let client = headers::client_address(&head.headers, conn.peer.ip(), trusted);
         let started = self.worker.app.clock.now();
+        self.arrived = started;
         if settings.log.access && self.worker.app.telemetry.logs_access() {
             self.story = Some(Box::new(Story::new(started, client, head.method.clone(), head.uri.clone())));
         }
@@ -173,7 +177,7 @@ impl Passage {
         }
         self.worker.app.retries.deposit(started);
         match upgrade {
-            Some(protocol) => self.tunnel(head, intake, protocol).await,
+            Some(protocol) => self.tunnel(head, intake, protocol, alarm).await,
             None => self.attempts(conn, head, intake, alarm).await,
         }
     }
@@ -186,25 +190,6 @@ impl Passage {
                 ProxyError::bad_request(refusal.status, refusal.reason, refusal.detail)
             }
             None => error,
-        }
-    }
-
-    pub(super) fn decide(&mut self, intake: &Intake, tried: &[NodeId]) -> Result<Ticket, ProxyError> {
-        let app = &self.worker.app;
-        match self.worker.decide(app.clock.now(), &intake.shape, tried) {
-            Verdict::Go(mut ticket) => {
-                // Whoever answers a client drops the request when the client leaves.
-                ticket.dropped_means(|| if std::thread::panicking() { Censor::Dropped } else { Censor::ClientGone });
-                if let Some(story) = &mut self.story {
-                    story.attempt(ticket.decision());
-                }
-                Ok(ticket)
-            }
-            Verdict::Refuse(rejection) => {
-                app.telemetry.rejected(rejection.reason);
-                let models = app.balancer.fleet().models();
-                Err(ProxyError::rejected(rejection, intake.shape.model.as_deref(), &models))
-            }
         }
     }
 
@@ -226,7 +211,10 @@ impl Passage {
         let mut request = outgoing(head, body);
         let mut tried: Vec<NodeId> = Vec::new();
         loop {
-            let mut ticket = self.decide(&intake, &tried)?;
+            let mut ticket = match self.decide(&intake, &tried, &request) {
+                Verdict::Go(ticket) => self.begin(ticket),
+                verdict => self.settle(verdict, intake.shape.model.as_deref(), alarm).await?,
+            };
             let upload = intake.upload.as_deref();
             let failed = match self.attempt(&mut ticket, request, upload, alarm).await {
                 Ok((upstream, response)) => return Ok(self.relay(ticket, upstream, response, &intake)),

@@ -20,6 +20,7 @@ mod story;
 mod tunnel;
 mod upload;
 mod upstream;
+mod wait;
 mod wire;
 mod worker;
 

@@ -113,6 +113,12 @@ impl ProxyError {
                 .saying("no healthy node: every node that could serve this request is down or draining"),
             Reason::AllFull => unavailable("connection_limit_reached", code)
                 .saying("every node that could serve this request is at its limit of requests in flight"),
+            Reason::QueueFull => unavailable("connection_limit_reached", code)
+                .saying("every node that could serve this request is at its limit, and as many wait as may"),
+            Reason::QueueTooLong => unavailable("connection_limit_reached", code)
+                .saying("every node that could serve this request is at its limit, and the wait would take too long"),
+            Reason::QueueTimeout => unavailable("connection_limit_reached", code)
+                .saying("every node that could serve this request was at its limit for as long as it could wait"),
             Reason::AllTried => unavailable("destination_unavailable", code)
                 .saying("every node that could serve this request has been tried and failed"),
         }

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::app::App;
 use crate::proxy::connection::serve;
+use crate::proxy::wait::tend;
 use crate::proxy::worker::Worker;
 
 /// How long the acceptor rests when a connection cannot be accepted for want of resources.
@@ -85,7 +86,8 @@ impl Proxy {
             let (stopping, aborting) = (stopping.clone(), aborting.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
-            workers.push(thread.spawn(move || runtime.block_on(work(worker, dealt, stopping, aborting)))?);
+            let tends = index == 0;
+            workers.push(thread.spawn(move || runtime.block_on(work(worker, dealt, stopping, aborting, tends)))?);
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let shared = Arc::clone(app);
@@ -182,14 +184,17 @@ async fn deal(app: &Arc<App>, hands: &[Hand], stream: TcpStream, peer: SocketAdd
     }
 }
 
-/// The life of a worker thread.
+/// The life of a worker thread; one of them `tends` those who wait for a node.
 async fn work(
     worker: Arc<Worker>,
     mut dealt: mpsc::Receiver<Dealt>,
     stopping: watch::Receiver<bool>,
     mut aborting: watch::Receiver<bool>,
+    tends: bool,
 ) {
     let sweeping = tokio::spawn(sweep(Arc::clone(&worker)));
+    let app = Arc::clone(&worker.app);
+    let tending = tends.then(|| tokio::spawn(async move { tend(&app).await }));
     let serving = async {
         while let Some(Dealt { stream, peer, counted }) = dealt.recv().await {
             let Ok(stream) = TcpStream::from_std(stream) else { continue };
@@ -209,6 +214,7 @@ async fn work(
         _ = aborting.wait_for(|abort| *abort) => {}
     }
     sweeping.abort();
+    tending.into_iter().for_each(|tending| tending.abort());
     worker.pool.clear();
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderValue, Method, Uri};
 
@@ -23,6 +24,8 @@ pub(super) struct Story {
     pub(super) node: Option<Arc<Node>>,
     pub(super) policy: Option<PolicyId>,
     pub(super) attempts: u32,
+    /// In the queue, over all attempts.
+    pub(super) waited: Duration,
     pub(super) status: u16,
     pub(super) first_byte: Option<Time>,
     pub(super) bytes: u64,
@@ -40,6 +43,7 @@ impl Story {
             node: None,
             policy: None,
             attempts: 0,
+            waited: Duration::ZERO,
             status: 0,
             first_byte: None,
             bytes: 0,
@@ -47,7 +51,8 @@ impl Story {
     }
 
     /// Another attempt starts.
-    pub(super) fn attempt(&mut self, decision: &Decision) {
+    pub(super) fn attempt(&mut self, decision: &Decision, waited: Duration) {
+        self.waited += waited;
         self.attempts += 1;
         self.node = Some(Arc::clone(&decision.node));
         self.policy = Some(decision.policy);
@@ -74,6 +79,7 @@ impl Story {
             total: now.since(self.started),
             bytes: self.bytes,
             attempts: self.attempts,
+            waited: self.waited,
             request_id: self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default(),
         }
         .log();

@@ -18,6 +18,7 @@ use crate::balancer::Ticket;
 use crate::config::{Settings, Timeouts};
 use crate::node::NodeId;
 use crate::outcome::{Failure, Outcome};
+use crate::proxy::alarm::Alarm;
 use crate::proxy::connection::Busy;
 use crate::proxy::forward::{Outgoing, Passage, address, not_connected, outgoing};
 use crate::proxy::headers;
@@ -48,6 +49,7 @@ impl Passage {
         mut head: request::Parts,
         mut intake: Intake,
         protocol: HeaderValue,
+        alarm: &mut Alarm,
     ) -> Result<Response, ProxyError> {
         let client = head.extensions.remove::<OnUpgrade>();
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -56,7 +58,8 @@ impl Passage {
         let mut request = outgoing(head, std::mem::replace(&mut intake.body, RequestBody::Empty));
         let mut tried: Vec<NodeId> = Vec::new();
         let (ticket, upstream) = loop {
-            let ticket = self.decide(&intake, &tried)?;
+            let verdict = self.decide(&intake, &tried, &request);
+            let ticket = self.settle(verdict, intake.shape.model.as_deref(), alarm).await?;
             let app = &self.worker.app;
             let (limits, patience) = (&self.settings.limits, self.timeouts().connect);
             let connected =

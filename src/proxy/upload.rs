@@ -85,6 +85,17 @@ pub(super) enum RequestBody {
     Streaming(Box<Streaming>),
 }
 
+impl RequestBody {
+    /// Bytes that are in memory.
+    pub(super) fn held_bytes(&self) -> u64 {
+        match self {
+            RequestBody::Empty => 0,
+            RequestBody::Whole(bytes) => bytes.len() as u64,
+            RequestBody::Streaming(streaming) => streaming.begun.len() as u64,
+        }
+    }
+}
+
 /// A body of which at most the beginning has been read.
 #[derive(Debug)]
 pub(super) struct Streaming {

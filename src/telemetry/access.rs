@@ -38,6 +38,8 @@ pub struct AccessRecord<'a> {
     pub total: Duration,
     /// Bytes of the response body that reached the client's connection.
     pub bytes: u64,
+    /// In the queue, as far as it got a node.
+    pub waited: Duration,
     /// Attempts made.
     pub attempts: u32,
     /// The id that the node saw in `X-Request-Id`.
@@ -63,6 +65,7 @@ impl AccessRecord<'_> {
             model = self.model,
             outcome = self.outcome,
             ttfb_s = self.ttfb.map(|ttfb| ttfb.as_secs_f64()),
+            waited_s = (!self.waited.is_zero()).then_some(self.waited.as_secs_f64()),
             total_s = self.total.as_secs_f64(),
             bytes = self.bytes,
             attempts = self.attempts,

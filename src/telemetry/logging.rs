@@ -167,6 +167,7 @@ mod tests {
             ttfb: Some(Duration::from_millis(250)),
             total: Duration::from_secs(2),
             bytes: 10,
+            waited: std::time::Duration::ZERO,
             attempts: 1,
             request_id: "id\nnext",
         }

@@ -32,6 +32,7 @@ use self::meters::AllMeters;
 use self::process::Process;
 use self::series::Registry;
 use self::words::Words;
+use crate::admission::Priority;
 use crate::balancer::{Balancer, Observer, Reason};
 use crate::clock::Time;
 use crate::fleet::{Change, Fleet, Node};
@@ -73,6 +74,9 @@ pub struct Telemetry {
     refused: Words,
     fit_seconds: Histogram,
     prediction_error: Histogram,
+    queue_wait: Histogram,
+    queue_lengths: [Gauge; Priority::ALL.len()],
+    queue_bytes: Gauge,
     connections: Gauge,
     policies: Vec<Gauge>,
     policy_switches: Counter,
@@ -98,6 +102,9 @@ impl Default for Telemetry {
             refused: Words::new(&own, series::REFUSED, "reason", &[]),
             fit_seconds: Histogram::new(series::FIT_SECONDS, histogram::SHORT),
             prediction_error: Histogram::new(series::PREDICTION_ERROR, histogram::RATIOS),
+            queue_wait: Histogram::new(series::QUEUE_WAIT, histogram::LONG),
+            queue_lengths: Priority::ALL.map(|class| own.gauge_with(series::QUEUE_LENGTH, "class", class.word())),
+            queue_bytes: own.gauge(series::QUEUE_BYTES),
             connections: own.gauge(series::CONNECTIONS),
             policies: REGISTRY
                 .iter()
@@ -186,13 +193,18 @@ impl Telemetry {
         for (at, gauge) in self.policies.iter().enumerate() {
             gauge.set(f64::from(u8::from(usize::from(scrape.balancer.routing().0) == at)));
         }
+        let (lengths, bytes) = scrape.balancer.queued();
+        for (gauge, length) in self.queue_lengths.iter().zip(lengths) {
+            gauge.set(length as f64);
+        }
+        self.queue_bytes.set(bytes as f64);
         self.log_lines_dropped.absolute(sink::dropped());
         let process = Process::read();
         let gauge = |name, value: Option<f64>| value.into_iter().for_each(|value| self.registry.gauge(name).set(value));
         gauge(series::RESIDENT_BYTES, process.resident_bytes);
         gauge(series::OPEN_FDS, process.open_fds);
         let mut own = self.registry.render();
-        for histogram in [&self.fit_seconds, &self.prediction_error] {
+        for histogram in [&self.fit_seconds, &self.prediction_error, &self.queue_wait] {
             histogram.render(None, &mut own);
         }
         let mut parts = vec![own];
@@ -214,6 +226,10 @@ impl Observer for Telemetry {
 
     fn finished(&self, node: &Node, sample: &Sample) {
         self.nodes.of(node, |meters| meters.finished(sample));
+    }
+
+    fn waited(&self, _priority: Priority, waited: Duration) {
+        self.queue_wait.record(waited);
     }
 
     fn health_changed(&self, node: &Node, change: Change) {

@@ -25,6 +25,9 @@ pub(super) const POLICY_ACTIVE: &str = "bellwether_policy_active";
 pub(super) const POLICY_SWITCHES: &str = "bellwether_policy_switches_total";
 pub(super) const RETRIES: &str = "bellwether_retries_total";
 pub(super) const REJECTED: &str = "bellwether_rejected_total";
+pub(super) const QUEUE_LENGTH: &str = "bellwether_queue_length";
+pub(super) const QUEUE_BYTES: &str = "bellwether_queue_bytes";
+pub(super) const QUEUE_WAIT: &str = "bellwether_queue_wait_seconds";
 pub(super) const REFUSED: &str = "bellwether_refused_total";
 pub(super) const CONNECTIONS: &str = "bellwether_connections";
 pub(super) const BUILD_INFO: &str = "bellwether_build_info";
@@ -84,6 +87,9 @@ pub(super) const HELP: &[(&str, &str)] = &[
     (POLICY_SWITCHES, "Switches of the policy while running."),
     (RETRIES, "Attempts that were followed by another one for the same request, by what went wrong."),
     (REJECTED, "Requests refused because there was no node for them."),
+    (QUEUE_LENGTH, "Requests that wait for a node, by class."),
+    (QUEUE_BYTES, "Bytes kept of the bodies of requests that wait."),
+    (QUEUE_WAIT, "Time that requests waited that got a node."),
     (REFUSED, "Requests and connections refused before a decision."),
     (CONNECTIONS, "Client connections open."),
     (BUILD_INFO, "1; the version is the label."),

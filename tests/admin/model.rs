@@ -81,7 +81,7 @@ impl Scene {
         let shape = RequestShape { kind, model: model.map(Arc::from), ..RequestShape::default() };
         match self.app.balancer.decide(self.now(), &shape, &[], &mut self.scratch) {
             Verdict::Go(ticket) => ticket,
-            Verdict::Refuse(rejection) => panic!("{rejection:?}"),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -68,6 +68,7 @@ async fn no_node_ever_has_more_than_its_limit() {
     for name in bellwether::policy::names() {
         let mut settings = settings([limited(&a, 3), limited(&b, 2)]);
         (settings.policy, settings.workers) = (policy(name), 2);
+        settings.queue.rules.length_max = 0;
         let rig = Rig::start(settings);
         let mut asking = Vec::new();
         for _ in 0..20 {
@@ -141,7 +142,8 @@ async fn a_drained_node_finishes_and_gets_nothing_new_until_it_is_resumed() {
 async fn a_reload_changes_the_fleet_under_running_requests() {
     let (a, b) = (emulator("a").await, emulator("b").await);
     let rig = Rig::of([spec_of(&a)]);
-    let next = settings([NodeSpec { max_in_flight: Some(3), ..spec_of(&b) }]);
+    let mut next = settings([NodeSpec { max_in_flight: Some(3), ..spec_of(&b) }]);
+    next.queue.rules.length_max = 0;
     rig.app.reload.read_with(move || Ok(next.clone()));
     let mut clients = launch(&rig, &[&a], 10).await;
     let changes = rig.app.reload("test").expect("valid");

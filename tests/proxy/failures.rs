@@ -199,8 +199,8 @@ async fn a_nodes_own_error_is_the_clients_answer() {
         assert_eq!(rig.attempts("a", outcome), 1.0);
     }
     // A node that is full says so to the client, and is left alone for as long as it wants.
-    node.set_fault(Fault::Status { status: 503, retry_after_s: Some(30) }).await.expect("listening");
-    assert_eq!(rig.client().await.ask(chat(1, false)).await.head.get("retry-after"), Some("30"));
+    node.set_fault(Fault::Status { status: 503, retry_after_s: Some(60) }).await.expect("listening");
+    assert_eq!(rig.client().await.ask(chat(1, false)).await.head.get("retry-after"), Some("60"));
     let refused = rig.client().await.ask(chat(1, false)).await;
     assert_eq!(refused.json()["error"]["code"], "all_full");
     assert_eq!((rig.attempts("a", "full"), node.counters().started), (1.0, 3));

@@ -16,6 +16,7 @@ mod headers;
 mod health;
 mod messages;
 mod models;
+mod queue;
 mod refusals;
 mod rig;
 mod stopping;

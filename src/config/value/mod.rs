@@ -67,6 +67,7 @@ pub(super) fn judge(format: &str, text: &str) -> Option<Result<(), Complaint>> {
         LogFilter::FORMAT => tried::<LogFilter>(text),
         Objective::FORMAT => tried::<Objective>(text),
         PriorName::FORMAT => tried::<PriorName>(text),
+        FieldName::FORMAT => tried::<FieldName>(text),
         _ => return None,
     })
 }
@@ -136,6 +137,8 @@ scalars! {
     NodeUrl(String);
     /// A network or a single address.
     Network(IpNet);
+    /// The name of a header field.
+    FieldName(http::HeaderName);
     /// An HTTP method.
     MethodName(http::Method);
     /// An absolute path.

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use super::super::error::{Complaint, closest, quoted};
 use super::super::node_url;
 use super::{
-    Address, FilePath, HostName, LogFilter, MethodName, ModelName, Name, Network, NodeUrl, PolicyName, PriorName,
-    Scalar, UrlPath, Variable,
+    Address, FieldName, FilePath, HostName, LogFilter, MethodName, ModelName, Name, Network, NodeUrl, PolicyName,
+    PriorName, Scalar, UrlPath, Variable,
 };
 use crate::policy::{self, PolicyId};
 use crate::priors;
@@ -31,6 +31,20 @@ impl Scalar for Address {
             let suggestion = meant.parse::<SocketAddr>().is_ok().then(|| quoted(&meant));
             Complaint::new(format!("{} is not an IP address with a port", quoted(text))).suggest(suggestion)
         })
+    }
+
+    fn show(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+impl Scalar for FieldName {
+    const FORMAT: &'static str = "header-name";
+    const ALLOWED: &'static str = "the name of a header field, such as \"x-priority\"";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        let name = http::HeaderName::try_from(text);
+        name.map(FieldName).map_err(|_| Complaint::new(format!("{} is not the name of a header field", quoted(text))))
     }
 
     fn show(&self) -> String {
