@@ -20,6 +20,7 @@ impl Time {
     pub const ZERO: Time = Time(0);
 
     /// A point `micros` microseconds after the origin.
+    #[inline]
     pub const fn from_micros(micros: u64) -> Time {
         Time(micros)
     }
@@ -31,6 +32,7 @@ impl Time {
     }
 
     /// Microseconds since the origin.
+    #[inline]
     pub const fn as_micros(self) -> u64 {
         self.0
     }
@@ -41,16 +43,19 @@ impl Time {
     }
 
     /// How long after `earlier` this is; zero where it is not after it.
+    #[inline]
     pub const fn since(self, earlier: Time) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 
     /// [`since`](Time::since) in seconds, for the mathematics.
+    #[inline]
     pub fn seconds_since(self, earlier: Time) -> f64 {
         self.0.saturating_sub(earlier.0) as f64 / 1e6
     }
 
     /// The point `by` later; stays at the end of time instead of wrapping.
+    #[inline]
     pub fn after(self, by: Duration) -> Time {
         Time(self.0.saturating_add(u64::try_from(by.as_micros()).unwrap_or(u64::MAX)))
     }

@@ -329,8 +329,6 @@ mod tests {
     use crate::fleet::Fleet;
     use crate::learn::{Knobs, Learner};
     use crate::outcome::Outcome;
-    use crate::policy::Policy;
-    use crate::policy::adaptive::Adaptive;
     use crate::request::RequestShape;
 
     const OK: Outcome = Outcome::Completed { status: 200 };
@@ -495,42 +493,6 @@ mod tests {
             assert_eq!((seen.candidates, seen.contenders.len()), (100, CANDIDATES_MAX));
             assert_eq!(seen.contenders[seen.chosen].node.name, ticket.node().spec.name);
             assert_eq!(seen.contenders[seen.chosen].probability, ticket.decision().propensity);
-        }
-    }
-
-    #[test]
-    #[ignore = "a measurement for people"]
-    fn what_remembering_costs() {
-        let clock = Clock::monotonic();
-        for (nodes, policy) in [(8, "least-connections"), (8, "adaptive"), (100, "adaptive")] {
-            let mut scene = Scene::new(nodes, "random");
-            scene.teach(&vec![0.1; nodes as usize]);
-            scene.balancer.set_policy(named(policy));
-            scene.balancer.learned().set_knobs(Knobs { explore: 0.0, ..Knobs::default() });
-            let nanos = |scene: &mut Scene, remembers: bool| {
-                let rounds = 400_000 / u64::from(nodes);
-                let best = (0..9).map(|_| {
-                    scene.decisions.due.store(if remembers { 0 } else { u64::MAX }, Ordering::Relaxed);
-                    let start = clock.now();
-                    for _ in 0..rounds {
-                        if remembers {
-                            scene.decisions.due.store(0, Ordering::Relaxed);
-                        }
-                        drop(std::hint::black_box(scene.decide(20.0)));
-                    }
-                    clock.now().since(start).as_nanos() as u64 / rounds
-                });
-                best.min().expect("nine")
-            };
-            let (passed, remembered) = (nanos(&mut scene, false), nanos(&mut scene, true));
-            let fleet = Fleet::clone(&scene.balancer.fleet());
-            let learned = Adaptive::new(Arc::clone(scene.balancer.learned()));
-            let policy_of = named(policy);
-            let instance: Arc<dyn Policy> = if policy_of.is_learned() { Arc::new(learned) } else { policy_of.make() };
-            // The same without anybody who could remember.
-            scene.balancer = Arc::new(Balancer::with_policy(fleet, policy_of, instance, Clock::manual(), Vec::new()));
-            let alone = nanos(&mut scene, false);
-            println!("{nodes} nodes, {policy}: alone {alone} ns, passed over {passed} ns, remembered {remembered} ns");
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::balancer::Balancer;
 use crate::clock::Time;
 use crate::fleet::{Fleet, Node, State};
 use crate::learn::NodeLoad;
-use crate::learn::silence::{PATIENCE_MIN_S, Quiet, patience_s};
+use crate::learn::silence::{PATIENCE_MIN, Quiet, patience_s};
 use crate::node::NodeId;
 use crate::policy::Candidate;
 use crate::request::RequestShape;
@@ -39,8 +39,8 @@ pub(super) fn gather(
             }
             State::Down | State::Draining | State::Full => false,
         };
-        if may && !tried.contains(&node.id) && node.spec.serves(model) {
-            candidates.push(Candidate { index: index as u32, in_flight, weight: node.spec.weight });
+        if may && !tried.contains(&node.id) && (!node.lists_models || node.spec.serves(model)) {
+            candidates.push(Candidate { index: index as u32, in_flight, weight: node.weight });
         }
     }
     held_back && panics(fleet, now, model, panic_below) && {
@@ -82,7 +82,8 @@ impl Balancer {
     pub(super) fn leave_out_silent(&self, fleet: &Fleet, now: Time, candidates: &mut Vec<Candidate>) -> bool {
         let quiet_s = |node: &Node| now.seconds_since(node.live.ledger.last_sign());
         let may_be = |candidate: &Candidate| {
-            candidate.in_flight > 0 && quiet_s(&fleet.nodes()[candidate.index as usize]) > PATIENCE_MIN_S
+            let last_sign = fleet.nodes()[candidate.index as usize].live.ledger.last_sign();
+            candidate.in_flight > 0 && now > last_sign.after(PATIENCE_MIN)
         };
         if !candidates.iter().any(may_be) {
             return false;

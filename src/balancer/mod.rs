@@ -355,7 +355,7 @@ impl Balancer {
             let Some((chosen, propensity)) = draw(weights, rng) else { break };
             let compared = if compares { self.shadow.compare(&context, chosen) } else { None };
             let node = &fleet.nodes()[candidates[chosen].index as usize];
-            let limit = if panics { node.spec.limit() } else { node.limit() };
+            let limit = if panics { node.limit_max } else { node.limit() };
             let Some(before) = node.live.ledger.try_start(now, limit, shape.prompt_tokens) else {
                 continue;
             };

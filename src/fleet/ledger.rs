@@ -4,7 +4,7 @@
 //! errors-in-variables regressor, and its slopes shrink toward zero). Averages over any interval come from one
 //! identity: with n attempts in flight at t, the integral of load up to t is `n*t - (sum of starts - sum of ends)`.
 //! Count and sum share **one** 64-bit word, so that one atomic add starts an attempt, one ends it, and one load gives
-//! a consistent pair. No lock, no allocation; each node's ledger has cache lines of its own.
+//! a consistent pair. No lock, no allocation; a [`Live`](super::Live) node has cache lines of its own.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,7 +18,6 @@ const SUM_MASK: u64 = (1 << (64 - COUNT_BITS)) - 1;
 
 /// The live load of one node. All methods may be called from any thread.
 #[derive(Debug, Default)]
-#[repr(align(128))]
 pub struct Ledger {
     load: AtomicU64,
     /// Started without first byte.
@@ -67,16 +66,19 @@ pub struct Before {
 
 impl Ledger {
     /// Attempts in flight now.
+    #[inline]
     pub fn in_flight(&self) -> u32 {
         (self.load.load(Ordering::Relaxed) & COUNT_MASK) as u32
     }
 
     /// Of those, the ones without a first byte.
+    #[inline]
     pub fn waiting(&self) -> u32 {
         self.waiting.load(Ordering::Relaxed)
     }
 
     /// Prompt tokens of the attempts without a first byte.
+    #[inline]
     pub fn waiting_prompt_tokens(&self) -> u64 {
         self.waiting_prompt_tokens.load(Ordering::Relaxed)
     }
@@ -161,6 +163,7 @@ impl Ledger {
     }
 
     /// When the last byte or completion came, or the first attempt of the present busy period started.
+    #[inline]
     pub fn last_sign(&self) -> Time {
         Time::from_micros(self.last_sign.load(Ordering::Relaxed))
     }

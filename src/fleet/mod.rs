@@ -19,7 +19,10 @@ pub use per_node::{PerNode, Resettable};
 use crate::node::{NODES_MAX, NodeId, NodeSpec, name_hash};
 
 /// What is alive about a node; shared by every view and every attempt.
+///
+/// Both parts share a pair of cache lines that belongs to no other node: a decision looks at both.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct Live {
     /// Load.
     pub ledger: Ledger,
@@ -36,8 +39,14 @@ pub struct Node {
     pub slot: u32,
     /// [`name_hash`] of the name, for policies that hash.
     pub name_hash: u64,
-    /// Whether its URL has a base path, which few have and every request asks.
+    /// Of the settings, what every decision asks: the operator's limit of attempts in flight,
+    pub limit_max: u32,
+    /// whether its URL has a base path,
     pub has_base_path: bool,
+    /// whether it names the models that it serves,
+    pub lists_models: bool,
+    /// and the weight.
+    pub weight: f64,
     /// Settings.
     pub spec: Arc<NodeSpec>,
     /// Load and condition.
@@ -45,11 +54,25 @@ pub struct Node {
 }
 
 impl Node {
+    fn new(id: NodeId, slot: u32, spec: NodeSpec, live: Arc<Live>) -> Node {
+        Node {
+            id,
+            slot,
+            name_hash: name_hash(&spec.name),
+            limit_max: spec.limit(),
+            has_base_path: !spec.base_path().is_empty(),
+            lists_models: !spec.models.is_empty(),
+            weight: spec.weight,
+            spec: Arc::new(spec),
+            live,
+        }
+    }
+
     /// The most attempts that it may have in flight now: the operator's limit, and less while it returns from an
     /// ejection.
     #[inline]
     pub fn limit(&self) -> u32 {
-        self.spec.limit().min(self.live.health.ramp())
+        self.limit_max.min(self.live.health.ramp())
     }
 }
 
@@ -78,6 +101,7 @@ pub enum FleetError {
 
 impl Fleet {
     /// The nodes in the order in which they were added.
+    #[inline]
     pub fn nodes(&self) -> &[Arc<Node>] {
         &self.nodes
     }
@@ -115,14 +139,7 @@ impl Fleet {
         }
         let slot = self.free_slot().ok_or(FleetError::Full)?;
         let mut next = self.clone();
-        next.nodes.push(Arc::new(Node {
-            id: NodeId(self.next_id),
-            slot,
-            name_hash: name_hash(&spec.name),
-            has_base_path: !spec.base_path().is_empty(),
-            spec: Arc::new(spec),
-            live: Arc::new(Live::default()),
-        }));
+        next.nodes.push(Arc::new(Node::new(NodeId(self.next_id), slot, spec, Arc::default())));
         next.next_id += 1;
         Ok(next.changed())
     }
@@ -140,7 +157,7 @@ impl Fleet {
             return self.without(&old.spec.name)?.with(spec);
         }
         let mut next = self.clone();
-        next.nodes[place] = Arc::new(Node { spec: Arc::new(spec), ..Node::clone(old) });
+        next.nodes[place] = Arc::new(Node::new(old.id, old.slot, spec, Arc::clone(&old.live)));
         Ok(next.changed())
     }
 
@@ -159,7 +176,7 @@ impl Fleet {
 
     fn changed(mut self) -> Fleet {
         self.version += 1;
-        self.lists_models = self.nodes.iter().any(|node| !node.spec.models.is_empty());
+        self.lists_models = self.nodes.iter().any(|node| node.lists_models);
         self
     }
 

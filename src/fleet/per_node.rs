@@ -27,7 +27,9 @@ pub struct PerNode<T> {
 
 type Chunk<T> = Box<[Entry<T>]>;
 
+/// A cache line, or several, that no other node shares.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Entry<T> {
     /// Id of the owning node plus one; 0 for nobody.
     owner: AtomicU64,

@@ -54,6 +54,7 @@ impl Capacity {
     }
 
     /// Whether `in_flight` more or less uses it up.
+    #[inline]
     pub fn is_used_up(&self, in_flight: f64) -> bool {
         !self.is_lower_bound && in_flight >= self.in_flight
     }

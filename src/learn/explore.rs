@@ -21,6 +21,12 @@ pub fn epsilon(configured: f64, prompt_tokens: f64, mean_prompt_tokens: f64) -> 
     if epsilon.is_finite() { epsilon.clamp(0.0, 1.0) } else { 0.0 }
 }
 
+/// In place of a level: a node that may not be explored now.
+pub const UNEXPLORED: u8 = LEVELS as u8;
+
+/// Entries of a table by level that [`UNEXPLORED`] is in too; a power of two, so that no entry is out of bounds.
+pub const PLACES: usize = 2 * LEVELS;
+
 /// How many nodes that may be explored there are of each level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {
@@ -29,23 +35,34 @@ pub struct Census {
 }
 
 impl Census {
-    /// Counts a node.
-    pub fn add(&mut self, level: u8) {
-        self.levels[usize::from(level) % LEVELS] += 1;
-        self.nodes += 1;
+    /// Of the levels of all nodes, [`UNEXPLORED`] where a node may not be.
+    #[inline]
+    pub fn of(levels: &[u8]) -> Census {
+        // Most nodes are of the same level: two tables, as a count waits for the one before it to be written.
+        let mut counts = [[0u32; PLACES]; 2];
+        let (pairs, rest) = levels.as_chunks::<2>();
+        for [a, b] in pairs {
+            counts[0][usize::from(*a) % PLACES] += 1;
+            counts[1][usize::from(*b) % PLACES] += 1;
+        }
+        rest.iter().for_each(|level| counts[0][usize::from(*level) % PLACES] += 1);
+        let levels: [u32; LEVELS] = std::array::from_fn(|level| counts[0][level] + counts[1][level]);
+        Census { levels, nodes: levels.iter().sum() }
     }
 
     /// Whether nobody may be explored.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.nodes == 0
     }
 
-    /// The probability with which a node of each level, one that was counted, is explored.
-    pub fn shares(&self) -> [f64; LEVELS] {
+    /// The probability with which a node of each level, one that was counted, is explored; zero at [`UNEXPLORED`].
+    #[inline]
+    pub fn shares(&self) -> [f64; PLACES] {
         let pairs = (f64::from(self.nodes) * f64::from(self.nodes)).max(1.0);
-        let mut shares = [0.0; LEVELS];
+        let mut shares = [0.0; PLACES];
         let mut better_known = 0;
-        for (share, counted) in shares.iter_mut().zip(self.levels).rev() {
+        for (share, counted) in shares[..LEVELS].iter_mut().zip(self.levels).rev() {
             *share = f64::from(2 * better_known + counted) / pairs;
             better_known += counted;
         }
@@ -61,8 +78,7 @@ mod tests {
     fn the_shares_are_those_of_drawing_pairs() {
         let weights = [0.0, 3.0, 3.5, 100.0, 5000.0];
         let levels = weights.map(level);
-        let mut census = Census::default();
-        levels.iter().for_each(|l| census.add(*l));
+        let census = Census::of(&[&levels[..], &[UNEXPLORED]].concat());
         let mut by_pairs = [0.0; 5];
         for (a, la) in levels.iter().enumerate() {
             for (b, lb) in levels.iter().enumerate() {
@@ -88,6 +104,7 @@ mod tests {
         assert_eq!(epsilon(f64::NAN, 1.0, 1.0), 0.0);
         assert_eq!(level(f64::NAN), 0);
         assert_eq!(level(f64::INFINITY), 15);
-        assert_eq!(Census::default().shares(), [0.0; LEVELS]);
+        assert_eq!(Census::of(&[UNEXPLORED; 3]).shares(), [0.0; PLACES]);
+        assert!(Census::of(&[UNEXPLORED; 3]).is_empty());
     }
 }

@@ -11,7 +11,7 @@ use arc_swap::{ArcSwapOption, Guard as Loaded};
 
 use crate::clock::Time;
 use crate::fleet::{Node, PerNode, Resettable};
-use crate::learn::features::TARGETS;
+use crate::learn::features::{TARGETS, Target};
 use crate::learn::guard::{Fallback, STALE_S};
 use crate::learn::penalty::Penalty;
 use crate::learn::predictor::{Factors, Predictor};
@@ -100,6 +100,12 @@ impl NodeLearned {
     #[inline]
     pub fn factors(&self) -> Factors {
         std::array::from_fn(|target| self.factors[target].get())
+    }
+
+    /// The fast corrector of one target.
+    #[inline]
+    pub fn factor(&self, target: Target) -> f64 {
+        self.factors[target.index()].get()
     }
 
     pub(super) fn set_factors(&self, factors: &Factors) {

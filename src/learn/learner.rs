@@ -17,6 +17,7 @@ use crate::learn::explore;
 use crate::learn::features::{COLUMNS_MAX, PROMPT_UNIT, Row, TARGETS, Target, dot};
 use crate::learn::fit::{self, TargetFit};
 use crate::learn::guard::{Fallback, Guard, SAMPLES_MIN};
+use crate::learn::lane::Lanes;
 use crate::learn::learned::Learned;
 use crate::learn::predictor::{Ask, How, NodeLoad, NodeModel, Predictor, how};
 use crate::learn::report::{Counts, FitReport, FitResult};
@@ -377,11 +378,13 @@ impl Learner {
         let id = NodeId(u32::MAX);
         let old_fleet = running.map_or_else(|| NodeModel::unknown(id, [[0.0; COLUMNS_MAX]; TARGETS]), |old| old.fleet);
         let fleet_beta = std::array::from_fn(|at| fits[at].as_ref().map_or(old_fleet.beta[at], |fit| fit.fleet));
+        let fleet = NodeModel::unknown(id, fleet_beta);
         let mut predictor = Predictor {
             version: self.version,
             made: now,
             has: std::array::from_fn(|at| fits[at].is_some() || running.is_some_and(|old| old.has[at])),
-            fleet: NodeModel::unknown(id, fleet_beta),
+            fleet,
+            lanes: Lanes::of(&fleet, &[]),
             nodes: vec![None; self.nodes.len()],
             expectations: self.expectations.clone(),
             means: self.means(slots),
@@ -407,6 +410,7 @@ impl Learner {
             model.capacity = Capacity::of(&model, &factors, &typical, f64::from(entry.limit), entry.largest);
             predictor.nodes[slot as usize] = Some(model);
         }
+        predictor.lanes = Lanes::of(&fleet, &predictor.nodes);
         self.learned.publish(Some(Arc::new(predictor)));
         self.version
     }

@@ -18,6 +18,7 @@ pub mod explore;
 pub mod features;
 pub mod fit;
 pub mod guard;
+pub mod lane;
 pub mod learned;
 mod learner;
 mod nonneg;

@@ -8,7 +8,8 @@
 use crate::clock::Time;
 use crate::learn::capacity::Capacity;
 use crate::learn::expect::Expectations;
-use crate::learn::features::{self, OUTPUT_UNIT, PROMPT_UNIT, Row, TARGETS, Target, dot};
+use crate::learn::features::{self, PROMPT_UNIT, Row, TARGETS, Target, dot};
+use crate::learn::lane::{Lane, Lanes, LanesOf, bounded};
 use crate::node::NodeId;
 use crate::request::KindId;
 
@@ -127,11 +128,8 @@ pub struct Predictor {
     pub expectations: Expectations,
     /// The fleet's mean observation by target, in seconds.
     pub means: [f64; TARGETS],
-}
-
-#[inline]
-fn bounded(seconds: f64) -> f64 {
-    if seconds.is_nan() { PREDICTION_MAX_S } else { seconds.clamp(0.0, PREDICTION_MAX_S) }
+    /// The same once more, as decisions read it.
+    pub(super) lanes: Lanes,
 }
 
 impl Predictor {
@@ -145,6 +143,12 @@ impl Predictor {
     #[inline]
     pub fn known(&self, slot: u32, id: NodeId) -> Option<&NodeModel> {
         self.nodes.get(slot as usize)?.as_ref().filter(|model| model.id == id)
+    }
+
+    /// What decisions read of the nodes for answers of that kind.
+    #[inline]
+    pub fn lanes(&self, how: How) -> LanesOf<'_> {
+        self.lanes.answering(how)
     }
 
     /// Reduces a request to its regressors, with the output that is expected of its kind.
@@ -197,51 +201,7 @@ impl NodeModel {
     /// What `ask` would take on this node under `load`, and what it would cost the others there.
     #[inline]
     pub fn predict(&self, factors: &Factors, load: &NodeLoad, ask: &Ask) -> Prediction {
-        match ask.how {
-            How::Streamed => self.predict_streamed(factors, load, ask),
-            How::Tokens => {
-                let output = ask.output / OUTPUT_UNIT;
-                self.predict_total(factors, Target::TotalTokens, load.in_flight, |n| {
-                    features::total_tokens(n, ask.prompt, output)
-                })
-            }
-            How::Plain => self.predict_total(factors, Target::Total, load.in_flight, features::total),
-            How::Unknown => {
-                let total_s = bounded(load.in_flight + 1.0);
-                Prediction { first_byte_s: total_s, total_s, ..Prediction::default() }
-            }
-        }
-    }
-
-    #[inline]
-    fn predict_streamed(&self, factors: &Factors, load: &NodeLoad, ask: &Ask) -> Prediction {
-        let (first_byte, gap) = (&self.beta[Target::FirstByte.index()], &self.beta[Target::Gap.index()]);
-        let (first_byte_f, gap_f) = (factors[Target::FirstByte.index()], factors[Target::Gap.index()]);
-        let place = features::place(load.in_flight, self.slots);
-        let row = features::first_byte(ask.prompt, load.waiting_prompt, place);
-        let first_byte_s = bounded(first_byte_f * dot(first_byte, &row));
-        let gap_s = bounded(gap_f * (gap[0] + gap[1] * (load.in_flight + 1.0)));
-        let streaming = (load.in_flight - load.waiting).max(0.0);
-        let (per_prompt, per_place) = (first_byte_f * first_byte[1], first_byte_f * first_byte[3]);
-        let queue = if place > 0.0 { per_place * (load.waiting + 1.0) } else { 0.0 };
-        let to_waiting = load.waiting * per_prompt * ask.prompt + queue;
-        let to_streaming = streaming * (gap_f * gap[1] * ask.output + per_prompt * ask.prompt);
-        Prediction {
-            first_byte_s,
-            gap_s,
-            total_s: bounded(first_byte_s + ask.output * gap_s),
-            marginal_s: bounded(to_streaming + to_waiting),
-            marginal_first_byte_s: bounded(to_waiting),
-        }
-    }
-
-    #[inline]
-    fn predict_total(&self, factors: &Factors, target: Target, m: f64, row: impl Fn(f64) -> Row) -> Prediction {
-        let (beta, factor) = (&self.beta[target.index()], factors[target.index()]);
-        let with = bounded(factor * dot(beta, &row(m + 1.0)));
-        let without = bounded(factor * dot(beta, &row(m)));
-        let marginal_s = bounded(m * (with - without));
-        Prediction { first_byte_s: with, gap_s: 0.0, total_s: with, marginal_s, marginal_first_byte_s: marginal_s }
+        Lane::of(self, ask.how).predict(factors, load, ask)
     }
 
     /// Seconds that one more request like `ask` in flight, and for a first byte waiting, adds to `target` under `load`.

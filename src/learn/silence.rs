@@ -6,9 +6,11 @@
 //! as the one before, so that a node that hangs for an hour costs a handful of requests. A sign of life clears it.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
-/// The shortest silence that means anything, in seconds: a pause of the network or of a garbage collector.
-pub const PATIENCE_MIN_S: f64 = 1.0;
+/// The shortest silence that means anything: a pause of the network or of a garbage collector.
+pub const PATIENCE_MIN: Duration = Duration::from_secs(1);
+const PATIENCE_MIN_S: f64 = PATIENCE_MIN.as_secs() as f64;
 
 /// The longest patience, in seconds.
 const PATIENCE_MAX_S: f64 = 300.0;
@@ -91,6 +93,7 @@ impl Watch {
     }
 
     /// Whether it went silent and was not heard of since.
+    #[inline]
     pub fn is_suspect(&self) -> bool {
         self.suspect.load(Ordering::Relaxed)
     }

@@ -308,38 +308,3 @@ proptest! {
         }
     }
 }
-
-/// Measured, not asserted: `cargo test --release --lib -- --ignored --nocapture how_long`.
-#[test]
-#[ignore = "a measurement for people"]
-fn how_long_a_fit_of_64_nodes_takes() {
-    let (mut learner, mut rng) = (learner(), fastrand::Rng::with_seed(12));
-    let fleet = fleet(64);
-    let clock = crate::clock::Clock::monotonic();
-    let mut worst = Duration::ZERO;
-    for tick in 0..40u32 {
-        let now = Time::from_secs_f64(f64::from(tick) * 0.5);
-        for node in fleet.nodes() {
-            let speed = 1.0 + f64::from(node.slot % 4);
-            for i in 0..10u32 {
-                let n = rng.u32(1..60);
-                let (gap_s, tokens) = (speed * (0.01 + 0.001 * f64::from(n)), rng.u32(1..800));
-                learner.gaps(now, node, f64::from(n), 1, n, gap_s * 20.0, 20);
-                let total_s = 0.1 * speed + gap_s * f64::from(tokens);
-                let sample = Sample {
-                    streaming: i % 3 == 0,
-                    events: tokens,
-                    prompt_tokens: rng.u32(1..5_000),
-                    output_tokens: (i % 3 == 1).then_some(tokens),
-                    ttfb: Some(Duration::from_secs_f64(0.1 * speed)),
-                    ..plain(node.slot, n, total_s)
-                };
-                learner.observe(now, &sample).expect("a label");
-            }
-        }
-        let start = clock.now();
-        learner.refit(now);
-        worst = worst.max(clock.now().since(start));
-    }
-    println!("64 nodes, all four targets: worst fit {worst:?}");
-}

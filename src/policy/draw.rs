@@ -19,17 +19,25 @@ pub(super) fn share_minimum(out: &mut [f64], cost: impl Fn(usize) -> f64) {
     costs_to_minimum(out);
 }
 
-/// [`share_minimum`] of costs that are in `out` already.
-pub(super) fn costs_to_minimum(out: &mut [f64]) {
+/// The least of the costs; infinite of none, and what is not a number does not count.
+pub(super) fn least_of(costs: &[f64]) -> f64 {
     let mut least = [f64::INFINITY; LANES];
-    let (blocks, rest) = out.as_chunks::<LANES>();
-    for block in blocks.iter().map(<[f64; LANES]>::as_slice).chain([rest]) {
-        for (least, cost) in least.iter_mut().zip(block) {
+    let (blocks, rest) = costs.as_chunks::<LANES>();
+    for block in blocks {
+        for lane in 0..LANES {
             // `f64::min` minds what is not a number; this is one instruction, and such a cost is never less.
-            *least = if *cost < *least { *cost } else { *least };
+            least[lane] = if block[lane] < least[lane] { block[lane] } else { least[lane] };
         }
     }
-    let least = least.into_iter().fold(f64::INFINITY, f64::min);
+    for (least, cost) in least.iter_mut().zip(rest) {
+        *least = if *cost < *least { *cost } else { *least };
+    }
+    least.into_iter().fold(f64::INFINITY, f64::min)
+}
+
+/// [`share_minimum`] of costs that are in `out` already.
+pub(super) fn costs_to_minimum(out: &mut [f64]) {
+    let least = least_of(out);
     for out in out {
         let cost = if out.is_nan() { f64::INFINITY } else { *out };
         *out = f64::from(u8::from(cost == least));

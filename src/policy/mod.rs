@@ -36,7 +36,7 @@ use crate::outcome::Sample;
 use crate::request::RequestShape;
 
 pub use draw::draw;
-use draw::share_minimum;
+use draw::{least_of, share_minimum};
 
 /// A node that may get the request: up, serving its model, below its limit, not tried before.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +64,7 @@ pub struct Context<'a> {
 
 impl<'a> Context<'a> {
     /// The node behind a candidate.
+    #[inline]
     pub fn node(&self, candidate: &Candidate) -> &'a Node {
         &self.fleet.nodes()[candidate.index as usize]
     }
