@@ -200,6 +200,14 @@ impl Engine {
         self.core().counters
     }
 
+    /// Requests running, requests waiting, and the tokens of both.
+    pub(super) fn load(&self) -> (usize, usize, u64) {
+        let mut core = self.core();
+        let now = self.now(&core);
+        core.advance(now);
+        (core.server.running(), core.server.queued(), core.server.tokens())
+    }
+
     pub(super) fn disconnects(&self) -> Vec<Disconnect> {
         self.core().disconnects.clone()
     }

@@ -120,6 +120,7 @@ async fn serve(service: Arc<Service>, reset: ResetFlag, request: Request<Incomin
             std::future::pending().await
         }
         (&Method::GET, "/health") => Ok(reply(&service, 200, Bytes::from_static(b"{\"status\":\"ok\"}"))),
+        (&Method::GET, "/get_load") => Ok(reply(&service, 200, load(&service))),
         (&Method::GET, "/v1/models") => Ok(reply(&service, 200, models(&service))),
         (&Method::POST, "/v1/chat/completions") => {
             compute(&service, fault, &reset, request, Kind::Text(Flavour::Chat)).await
@@ -247,6 +248,15 @@ fn work_of(service: &Service, asked: &Asked, body: &[u8], kind: Kind) -> Work {
         _ => asked.prompt_tokens(),
     };
     Work { prompt_tokens, output_tokens: output_tokens.min(asked.output_limit()).max(1), plain_s: plain_s.max(0.0) }
+}
+
+/// The present load as SGLang tells it to its router, which chooses by the number of tokens.
+fn load(service: &Service) -> Bytes {
+    let (running, waiting, tokens) = service.engine.load();
+    let load = json!([
+        {"dp_rank": 0, "num_reqs": running + waiting, "num_waiting_reqs": waiting, "num_tokens": tokens}
+    ]);
+    Bytes::from(load.to_string())
 }
 
 fn models(service: &Service) -> Bytes {

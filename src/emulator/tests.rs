@@ -114,6 +114,21 @@ async fn other_endpoints_answer_in_their_shapes() {
 }
 
 #[tokio::test]
+async fn the_load_is_told_as_routers_ask_for_it() {
+    let emulator = batch(1).await;
+    let load = async || {
+        let ask = Request::get("/get_load").header("host", "node").body(Full::default()).expect("a request");
+        json_of(send(&emulator, ask).await.expect("a response")).await[0].clone()
+    };
+    assert_eq!(load().await, json!({"dp_rank": 0, "num_reqs": 0, "num_waiting_reqs": 0, "num_tokens": 0}));
+    let _running = send(&emulator, chat(9, true)).await.expect("a response");
+    let _waiting = send(&emulator, chat(9, true)).await.expect("a response");
+    emulator.step(2);
+    // 12 tokens in each prompt and one computed by each of two steps.
+    assert_eq!(load().await, json!({"dp_rank": 0, "num_reqs": 2, "num_waiting_reqs": 1, "num_tokens": 26}));
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_stops_its_computation_and_frees_the_slot() {
     let emulator = batch(1).await;
     let mut leaving = send(&emulator, chat(1_000, true)).await.expect("a response");

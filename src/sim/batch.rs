@@ -179,6 +179,12 @@ impl BatchServer {
         self.queue.len()
     }
 
+    /// Tokens of context that are computed, and of prompts that are not yet: what it has to hold and to do.
+    pub fn tokens(&self) -> u64 {
+        let prompts = self.queue.iter().chain(&self.prefill).map(|prompt| u64::from(prompt.left));
+        self.context + prompts.sum::<u64>()
+    }
+
     /// A request arrives. Lengths of 0 count as 1.
     pub fn submit(&mut self, now: Time, id: WorkId, prompt_tokens: u32, output_tokens: u32) {
         self.queue.push_back(Prompt {

@@ -112,6 +112,14 @@ impl Server {
             Server::Plain(server) => server.queued(),
         }
     }
+
+    /// See [`BatchServer::tokens`]; a plain server has none.
+    pub fn tokens(&self) -> u64 {
+        match self {
+            Server::Batch(server) => server.tokens(),
+            Server::Plain(_) => 0,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Envoy. Its limits of 1,024 requests and connections per node are raised, as its own best practices advise.
+//! Envoy. Its limits of 1,024 requests and connections to all nodes together are raised: the others have none.
 
 use std::net::SocketAddr;
 

@@ -10,7 +10,8 @@ use bellwether::emulator::MODEL;
 /// What requests ask for: those of the load, and those of the benchmark `proxy`.
 const MODELS: [&str; 2] = [MODEL, "llama-3.1-8b"];
 
-/// The SGLang router. It takes its default number of threads, one per core, which nothing changes.
+/// The SGLang router, with one thread per core, which no argument changes. Its `power_of_two` goes by the tokens that the
+/// nodes tell at `/get_load`, which it asks for now and then, and is a draw of lots where they tell nothing.
 pub(super) fn sglang(wanted: &Wanted<'_>, port: &str, metrics: SocketAddr) -> Launch {
     let mut launch = Launch::with(&["launch", "--host", "127.0.0.1", "--port", port]);
     let mut add = |name: &str, value: String| launch.arguments.extend([format!("--{name}"), value]);
@@ -22,7 +23,7 @@ pub(super) fn sglang(wanted: &Wanted<'_>, port: &str, metrics: SocketAddr) -> La
     add("health-check-timeout-secs", CHECK_WAIT_S.to_string());
     add("health-failure-threshold", CHECK_FALL.to_string());
     add("health-success-threshold", CHECK_RISE.to_string());
-    // Its default, -1, sheds load at 256 requests in flight in some versions.
+    // As many as the others let through.
     add("max-concurrent-requests", wanted.clients.to_string());
     launch.arguments.extend(["--disable-retries", "--worker-urls"].map(str::to_owned));
     launch.arguments.extend(wanted.nodes.iter().map(|(node, _)| format!("http://{node}")));
