@@ -19,7 +19,7 @@ use crate::learn::{Fallback, Learned};
 use crate::node::NodeSpec;
 use crate::outcome::Sample;
 use crate::policy::adaptive::{self, Assessment};
-use crate::policy::{Context, PolicyId};
+use crate::policy::{self, Context, Policy, PolicyId};
 use crate::request::KindId;
 
 /// Decisions that are remembered; at a hundred a second, the last ten seconds.
@@ -150,6 +150,48 @@ pub struct Contender {
     pub why: Why,
 }
 
+/// What a decision was expected to cost, and what one of the plain policy on the same view would have cost.
+///
+/// The cost is what the learned policy adds up: the expected response time, and what the request adds to the response
+/// times of those in flight there; seconds. Both by the model, so it says what the model believes to be its use.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Against {
+    /// Of the node that was chosen.
+    pub chosen_s: f64,
+    /// Of what [`policy::FALLBACK`] would have chosen; the mean where it would have drawn.
+    pub plain_s: f64,
+}
+
+/// [`Against`] of all remembered decisions of the learned policy, in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct AgainstSum {
+    /// How many decisions that were.
+    pub decisions: u64,
+    /// Costs of the nodes that were chosen.
+    pub chosen_s: f64,
+    /// Costs of what the plain policy would have chosen.
+    pub plain_s: f64,
+}
+
+/// The longest time that is added up, in seconds: an absurd prediction must not drown all others.
+const COST_MAX_S: f64 = 86_400.0;
+
+#[derive(Debug, Default)]
+struct Sums {
+    decisions: AtomicU64,
+    chosen_us: AtomicU64,
+    plain_us: AtomicU64,
+}
+
+impl Sums {
+    fn add(&self, against: &Against) {
+        let micros = |seconds: f64| (seconds.clamp(0.0, COST_MAX_S) * 1e6) as u64;
+        self.chosen_us.fetch_add(micros(against.chosen_s), Ordering::Relaxed);
+        self.plain_us.fetch_add(micros(against.plain_s), Ordering::Relaxed);
+        self.decisions.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// A remembered decision.
 #[derive(Debug)]
 pub struct Remembered {
@@ -179,6 +221,8 @@ pub struct Remembered {
     pub candidates: usize,
     /// Which node the learned policy thinks best; `None` without a predictor or where all are left out.
     pub preferred: Option<Arc<NodeSpec>>,
+    /// Against the plain policy, where the learned one decided.
+    pub against: Option<Against>,
     /// What came of it, once the attempt has ended.
     pub ended: OnceLock<Sample>,
 }
@@ -208,6 +252,9 @@ pub fn contenders(
 /// Recent decisions.
 #[derive(Debug)]
 pub struct Decisions {
+    /// What the learned policy is compared with.
+    plain: Arc<dyn Policy>,
+    against: Sums,
     ring: Box<[ArcSwapOption<Remembered>]>,
     /// How many have been remembered.
     count: AtomicU64,
@@ -218,6 +265,8 @@ pub struct Decisions {
 impl Default for Decisions {
     fn default() -> Self {
         Decisions {
+            plain: PolicyId::named(policy::FALLBACK).unwrap_or(PolicyId(0)).make(),
+            against: Sums::default(),
             ring: (0..DECISIONS_MAX).map(|_| ArcSwapOption::empty()).collect(),
             count: AtomicU64::new(0),
             due: AtomicU64::new(0),
@@ -232,6 +281,28 @@ impl Decisions {
         let oldest = newest.saturating_sub(limit.min(DECISIONS_MAX) as u64);
         // A place may be one round behind or ahead while it is written.
         (oldest + 1..=newest).rev().filter_map(|number| self.find(number)).collect()
+    }
+
+    /// The learned policy's decisions against the plain one's, of those that were remembered since the start.
+    pub fn against(&self) -> AgainstSum {
+        let Sums { decisions, chosen_us, plain_us } = &self.against;
+        let seconds = |sum: &AtomicU64| sum.load(Ordering::Relaxed) as f64 / 1e6;
+        let decisions = decisions.load(Ordering::Relaxed);
+        AgainstSum { decisions, chosen_s: seconds(chosen_us), plain_s: seconds(plain_us) }
+    }
+
+    /// What the plain policy would have made of a decision of the learned one.
+    fn compare(&self, context: &Context<'_>, all: &[Contender], at: usize) -> Option<Against> {
+        let mut shares = vec![0.0; all.len()];
+        self.plain.peek(context, &mut shares);
+        let cost = |one: &Contender| one.assessment.map(|seen| seen.prediction.total_s + seen.prediction.marginal_s);
+        let mut plain_s = 0.0;
+        for (share, one) in shares.iter().zip(all).filter(|(share, _)| **share > 0.0) {
+            plain_s += share * cost(one)?;
+        }
+        let shared: f64 = shares.iter().sum();
+        let against = Against { chosen_s: cost(&all[at])?, plain_s: plain_s / shared };
+        (shared > 0.0).then_some(against)
     }
 
     fn place(&self, number: u64) -> &ArcSwapOption<Remembered> {
@@ -265,6 +336,9 @@ impl Decisions {
         let (all, best) = contenders(context, decision.policy, learned, &probabilities, Some(at));
         let preferred = best.map(|best| Arc::clone(&all[best].node));
         let candidates = all.len();
+        let routed = decision.policy.is_learned() && learned.fallback(context.now).is_none();
+        let against = if routed { self.compare(context, &all, at) } else { None };
+        against.iter().for_each(|against| self.against.add(against));
         let (contenders, chosen) = likeliest(&all, at);
         let number = self.count.fetch_add(1, Ordering::AcqRel) + 1;
         self.place(number).store(Some(Arc::new(Remembered {
@@ -281,6 +355,7 @@ impl Decisions {
             contenders,
             candidates,
             preferred,
+            against,
             ended: OnceLock::new(),
         })));
         number
@@ -446,6 +521,27 @@ mod tests {
             let score = |contender: &Contender| contender.assessment.expect("a model").score;
             assert!(score(best) < score(own) && own.probability < best.probability);
         }
+    }
+
+    #[test]
+    fn a_remembered_decision_of_the_model_says_what_least_connections_would_have_cost() {
+        let mut scene = Scene::new(2, "random");
+        scene.teach(&[0.05, 0.5]);
+        scene.balancer.set_policy(named("least-connections"));
+        scene.decide(20.0);
+        assert_eq!(scene.decisions.latest(1)[0].against, None, "its own decision");
+        scene.balancer.set_policy(named("adaptive"));
+        scene.balancer.learned().set_knobs(Knobs { explore: 0.0, ..Knobs::default() });
+        let before = scene.decisions.against();
+        assert_eq!(before, AgainstSum::default());
+        // Both are idle: the plain policy would toss a coin, the model knows which is ten times faster.
+        scene.decide(20.5);
+        let against = scene.decisions.latest(1)[0].against.expect("compared");
+        assert!((0.02..0.1).contains(&against.chosen_s), "{against:?}");
+        assert!((against.plain_s / against.chosen_s - 5.5).abs() < 1.5, "{against:?}");
+        let sum = scene.decisions.against();
+        assert_eq!(sum.decisions, 1);
+        assert!((sum.plain_s - against.plain_s).abs() < 1e-5 && (sum.chosen_s - against.chosen_s).abs() < 1e-5);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The admin API from outside: every route, every kind of refusal, and the bounds of its listener.
 
+#[path = "admin/live.rs"]
+mod live;
 #[path = "admin/model.rs"]
 mod model;
 
@@ -126,6 +128,7 @@ async fn the_document_lists_every_route_and_every_reference_in_it_leads_somewher
         ("/api/v1/model/snapshot", vec!["POST"]),
         ("/api/v1/decisions", vec!["GET"]),
         ("/api/v1/explain", vec!["POST"]),
+        ("/api/v1/live", vec!["GET"]),
     ]
     .map(|(path, methods)| (path.to_owned(), methods.into_iter().map(str::to_owned).collect()))
     .into();
@@ -150,7 +153,9 @@ async fn what_is_listed_is_there_and_what_is_not_listed_is_not() {
         for method in &all {
             // A fresh instance each time, as some of these remove the node.
             let router = admin::router(app_with(&["a"]));
-            let answer = call(&router, method.as_str(), &path.replace("{name}", "a"), None).await;
+            // A stream would go on for minutes.
+            let place = path.replace("{name}", "a").replace("v1/live", "v1/live?events=1");
+            let answer = call(&router, method.as_str(), &place, None).await;
             if methods.contains(&method.to_string()) {
                 assert!(![404, 405].contains(&answer.status.as_u16()), "{method} {path}: {}", answer.text);
             } else {
@@ -160,7 +165,7 @@ async fn what_is_listed_is_there_and_what_is_not_listed_is_not() {
             }
         }
     }
-    for path in ["/api/v1/nothing", "/", "/api/v1/nodes/", "/livez/"] {
+    for path in ["/api/v1/nothing", "/dashboard/", "/api/v1/nodes/", "/livez/"] {
         get(&router, path).await.problem(404);
     }
 }

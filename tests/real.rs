@@ -5,6 +5,8 @@
 //! `tests/real/` with its exact versions; `.ci/run` makes the virtual environment `.venv` from them. Without it these
 //! tests fail under CI, and elsewhere say aloud that they checked nothing.
 
+#[path = "real/dashboard.rs"]
+mod dashboard;
 #[path = "real/stage.rs"]
 mod stage;
 

@@ -153,6 +153,10 @@ struct DecisionView {
     because: &'static str,
     /// Which node the model thinks best, whoever decided; null without one.
     model_prefers: Option<String>,
+    /// What it was expected to cost, in seconds: its response time and what it adds to others'; null unless the model decided.
+    cost_s: Option<f64>,
+    /// The same for the choice of least connections on the same view.
+    plain_cost_s: Option<f64>,
     /// How many candidates there were.
     candidates_total: usize,
     /// The likeliest of them.
@@ -195,6 +199,8 @@ fn decision_view(app: &App, now: Time, wall: SystemTime, one: &Remembered) -> De
         why: chosen.why.word(),
         because: chosen.why.sentence(),
         model_prefers: one.preferred.as_ref().map(|node| node.name.clone()),
+        cost_s: one.against.map(|against| against.chosen_s),
+        plain_cost_s: one.against.map(|against| against.plain_s),
         candidates_total: one.candidates,
         candidates: one.contenders.iter().map(CandidateView::of).collect(),
         end: one.ended.get().map(EndView::of),

@@ -4,7 +4,8 @@
 //! of it, and an unknown path tells nothing to strangers. Reading asks for a `read` token, as a dry run
 //! does, anything else for `operate`. Without tokens there is no authentication, which is allowed on loopback only; and there the danger is
 //! the operator's own browser, so the `Host` must be one that no attacker can point at us (DNS rebinding) and a
-//! changing request must not come from another site (`Origin`). There are no sessions, cookies or CORS.
+//! changing request must not come from another site (`Origin`). There are no sessions, cookies or CORS. The dashboard's
+//! own files are for everybody: a browser cannot send a token when it opens a page, and they tell nothing.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -17,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
 
+use super::dashboard;
 use super::problem::Problem;
 use crate::app::App;
 use crate::config::{Admin, Role};
@@ -79,6 +81,9 @@ fn admit(admin: &Admin, request: &Request) -> Result<Caller, Problem> {
     let host = check_host(admin, request)?;
     if !reads {
         check_origin(request.headers(), host)?;
+    }
+    if reads && dashboard::is_asset(path) {
+        return Ok(Caller { token: None, peer });
     }
     if path == "/metrics" && admin.metrics_public && reads {
         return Ok(Caller { token: None, peer });
@@ -220,6 +225,10 @@ mod tests {
         let mut admin = admin(&[("r", Role::Read)]);
         assert_eq!(status(&admin, "GET", "/livez", &[]), 200);
         assert_eq!(status(&admin, "GET", "/readyz", &[]), 200);
+        assert_eq!(status(&admin, "GET", "/", &[]), 200);
+        assert_eq!(status(&admin, "GET", "/dashboard/app.js", &[]), 200);
+        assert_eq!(status(&admin, "POST", "/", &[]), 401);
+        assert_eq!(status(&admin, "GET", "/dashboard/nothing.js", &[]), 401);
         assert_eq!(status(&admin, "GET", "/metrics", &[]), 401);
         admin.metrics_public = true;
         assert_eq!(status(&admin, "GET", "/metrics", &[]), 200);

@@ -1,13 +1,15 @@
-//! The admin API: signs of life, metrics, nodes, policy, settings, and what was learned and decided.
+//! The admin API: signs of life, metrics, nodes, policy, settings, what was learned and decided; and a dashboard of it.
 //!
 //! It has a listener and, in the binary, a thread of its own, so that a busy data path cannot starve the operator who
 //! wants to see why it is busy. Every route is written once, as a handler with its description, and both the router
 //! and the OpenAPI document are made from that. [`router`] works without a socket; [`serve`] adds the bounds that a
 //! listener needs. It does not know the data path: both know the [`App`].
 
+mod dashboard;
 mod decisions;
 mod guard;
 mod learned;
+mod live;
 mod model;
 mod nodes;
 mod plain;
@@ -32,6 +34,7 @@ pub use plain::span;
 pub use problem::{PROBLEM_JSON, Problem};
 pub use serve::{Bounds, serve, serve_within};
 
+use self::live::{HistoryView, Live};
 use crate::app::App;
 
 /// Bytes of a request body: the largest sensible one is a node with a few hundred models.
@@ -42,15 +45,23 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 struct Document(Arc<str>);
 
 #[derive(OpenApi)]
-#[openapi(info(
-    title = "Bellwether admin API",
-    description = "Look at and change a running proxy. Errors are problems (RFC 9457). Reading needs a token with the \
+#[openapi(
+    info(
+        title = "Bellwether admin API",
+        description = "Look at and change a running proxy. Errors are problems (RFC 9457). Reading needs a token with the \
                    role read, everything else one with operate; on loopback without configured tokens nothing does."
-))]
+    ),
+    components(schemas(HistoryView))
+)]
 struct Head;
 
-/// All routes of the admin API, with their guard.
+/// All routes of the admin API and the dashboard, with their guard.
 pub fn router(app: Arc<App>) -> Router {
+    router_with(app, Arc::default())
+}
+
+/// [`router`] with streams that somebody else knows too.
+fn router_with(app: Arc<App>, live: Arc<Live>) -> Router {
     let (router, mut document) = OpenApiRouter::with_openapi(Head::openapi())
         .routes(routes!(vital::livez))
         .routes(routes!(vital::readyz))
@@ -68,17 +79,19 @@ pub fn router(app: Arc<App>) -> Router {
         .routes(routes!(model::snapshot))
         .routes(routes!(decisions::list))
         .routes(routes!(decisions::explain))
+        .routes(routes!(live::stream))
         .split_for_parts();
     if let Some(components) = &mut document.components {
         components.add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
     }
     document.security = Some(vec![SecurityRequirement::new("bearer", [""; 0])]);
     let document = Document(document.to_json().unwrap_or_default().into());
-    router
+    dashboard::add_to(router)
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(Extension(document))
+        .layer(Extension(live))
         .layer(from_fn_with_state(Arc::clone(&app), guard::guard))
         .with_state(app)
 }

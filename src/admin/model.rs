@@ -25,16 +25,16 @@ use crate::trainer::OrderError;
 
 /// Whether the model routes.
 #[derive(Debug, Serialize, ToSchema)]
-struct Standing {
+pub(super) struct Standing {
     /// Whether the model decides where requests go.
     routes: bool,
     /// `routes`, `other-policy`, `shadow`, or why the fallback routes: `missing`, `stale`, `too_few_samples`,
     /// `worse_than_baseline`, `wanted`.
-    state: &'static str,
+    pub(super) state: &'static str,
     /// The same in words.
     detail: String,
     /// Who decides now: the policy, or the fallback in its place.
-    router: &'static str,
+    pub(super) router: &'static str,
     /// Mean |ln(predicted / observed)| of the model over the last minute; null before it was compared.
     model_error: Option<f64>,
     /// The same of a simple moving average.
@@ -167,7 +167,8 @@ pub(super) struct ModelView {
     kinds: Vec<KindView>,
 }
 
-fn standing(app: &App, now: Time) -> Standing {
+/// Whether the model routes.
+pub(super) fn standing(app: &App, now: Time) -> Standing {
     let (balancer, status) = (&app.balancer, app.trainer.status());
     let (policy, router, stance) = (balancer.policy(), balancer.routing(), balancer.stance());
     let fallback = balancer.learned().fallback(now);

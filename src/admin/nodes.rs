@@ -75,6 +75,8 @@ pub(super) struct NodeView {
     limit: u32,
     /// Whether it was ejected for failing requests and has not yet shown that it is well.
     returning: bool,
+    /// Times that it was ejected for failing requests, since it came.
+    ejections: u64,
     /// For how many more seconds it is ejected; null if it is not.
     ejected_for_s: Option<f64>,
     /// Models that it serves; empty means every model.
@@ -96,7 +98,7 @@ impl From<telemetry::Quantiles> for Quantiles {
 
 fn view(app: &App, node: &Node) -> NodeView {
     let now = app.clock.now();
-    let telemetry::Report { counts, ttfb, total } = app.telemetry.report(node, now);
+    let telemetry::Report { counts, ejections, ttfb, total } = app.telemetry.report(node, now);
     let telemetry::Counts { completed, full, failed, censored } = counts;
     NodeView {
         name: node.spec.name.clone(),
@@ -110,6 +112,7 @@ fn view(app: &App, node: &Node) -> NodeView {
         max_in_flight: node.spec.max_in_flight,
         limit: node.limit(),
         returning: node.live.health.is_out(),
+        ejections,
         ejected_for_s: (node.live.health.state(now) == NodeState::Ejected)
             .then(|| node.live.health.record().until().seconds_since(now)),
         models: node.spec.models.clone(),

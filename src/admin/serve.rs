@@ -25,6 +25,7 @@ use tokio::time::{sleep, timeout};
 use tower_service::Service;
 
 use super::guard::Peer;
+use super::live::{Ending, Live};
 use super::problem::Problem;
 use crate::app::App;
 
@@ -87,11 +88,13 @@ pub async fn serve_within(
         let why = format!("the admin API does not listen on {address} without a token: set [[admin.token]]");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
-    let router = super::router(app);
+    let live = Arc::new(Live::default());
+    let router = super::router_with(Arc::clone(&app), Arc::clone(&live));
     let places = Arc::new(Semaphore::new(bounds.connections_max));
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
+    let mut remembering = std::pin::pin!(live.remember(&app));
     loop {
         let accept = async {
             let place = Arc::clone(&places).acquire_owned().await;
@@ -99,6 +102,7 @@ pub async fn serve_within(
         };
         let (place, accepted) = tokio::select! {
             () = &mut shutdown => break,
+            () = &mut remembering => break,
             accepted = accept => accepted,
         };
         while connections.try_join_next().is_some() {}
@@ -131,7 +135,11 @@ async fn carry(
     router: Router,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let service = service_fn(move |request| answer(bounds.request, router.clone(), peer, request));
+    let ending = Ending(stopping.clone());
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ending.clone());
+        answer(bounds.request, router.clone(), peer, request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.head)

@@ -14,7 +14,7 @@ use super::Scrape;
 use super::codes::CodeCounters;
 use super::histogram::{self, Histogram};
 use super::series::{self, Registry};
-use super::window::{Quantiles, Window};
+use super::window::{Quantiles, Sum, Window};
 use crate::clock::Time;
 use crate::fleet::{Cause, Change, Node, PerNode, Resettable, State};
 use crate::node::NodeId;
@@ -70,10 +70,41 @@ pub struct Counts {
 pub struct Report {
     /// Attempts since the node came.
     pub counts: Counts,
+    /// Times that it was ejected since it came.
+    pub ejections: u64,
     /// Time to the first byte of attempts completed in the last minute.
     pub ttfb: Option<Quantiles>,
     /// Whole time of attempts completed in the last minute.
     pub total: Option<Quantiles>,
+}
+
+/// How the fleet as a whole has been doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct FleetReport {
+    /// Requests answered: by nodes that are still there, and by the proxy itself.
+    pub answers: u64,
+    /// Of those, with a status of 500 or above.
+    pub errors: u64,
+    /// Time to the first byte of attempts completed in the last minute.
+    pub ttfb: Option<Quantiles>,
+    /// Whole time of attempts completed in the last minute.
+    pub total: Option<Quantiles>,
+}
+
+/// A [`FleetReport`] that is being added up.
+#[derive(Default)]
+pub(super) struct FleetSum {
+    pub(super) answers: u64,
+    pub(super) errors: u64,
+    pub(super) ttfb: Sum,
+    pub(super) total: Sum,
+}
+
+impl FleetSum {
+    pub(super) fn report(&self) -> FleetReport {
+        let FleetSum { answers, errors, ttfb, total } = self;
+        FleetReport { answers: *answers, errors: *errors, ttfb: ttfb.quantiles(), total: total.quantiles() }
+    }
 }
 
 /// The condition of a node as gauges; computed from the ledger at scrape time, never kept up to date in between.
@@ -103,6 +134,9 @@ pub(super) struct Meters {
     ejections: [Counter; Cause::ALL.len()],
     gauges: Gauges,
     counts: [AtomicU64; OUTCOMES.len()],
+    answers: AtomicU64,
+    errors: AtomicU64,
+    ejected: AtomicU64,
     total: Window,
     ttfb: Window,
 }
@@ -136,6 +170,9 @@ impl Meters {
                 states: State::ALL.map(state),
             },
             counts: [const { AtomicU64::new(0) }; OUTCOMES.len()],
+            answers: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            ejected: AtomicU64::new(0),
             total: Window::default(),
             ttfb: Window::default(),
             registry,
@@ -143,6 +180,10 @@ impl Meters {
     }
 
     pub(super) fn answered(&self, status: u16) {
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        if status >= 500 {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+        }
         self.codes.of(status, |code| self.registry.counter_with(series::REQUESTS, "code", code)).increment(1);
     }
 
@@ -179,6 +220,7 @@ impl Meters {
             Change::Rose => self.rose.increment(1),
             Change::Fell => self.fell.increment(1),
             Change::Ejected { cause, .. } => {
+                self.ejected.fetch_add(1, Ordering::Relaxed);
                 let at = Cause::ALL.iter().position(|known| *known == cause);
                 at.into_iter().for_each(|at| self.ejections[at].increment(1));
             }
@@ -207,7 +249,15 @@ impl Meters {
     pub(super) fn report(&self, now: Time) -> Report {
         let sum = |places: std::ops::Range<usize>| places.map(|at| self.counts[at].load(Ordering::Relaxed)).sum();
         let counts = Counts { completed: sum(0..1), full: sum(1..2), failed: sum(2..8), censored: sum(8..11) };
-        Report { counts, ttfb: self.ttfb.quantiles(now), total: self.total.quantiles(now) }
+        let ejections = self.ejected.load(Ordering::Relaxed);
+        Report { counts, ejections, ttfb: self.ttfb.quantiles(now), total: self.total.quantiles(now) }
+    }
+
+    pub(super) fn add_to(&self, fleet: &mut FleetSum, now: Time) {
+        fleet.answers += self.answers.load(Ordering::Relaxed);
+        fleet.errors += self.errors.load(Ordering::Relaxed);
+        fleet.ttfb.add(&self.ttfb, now);
+        fleet.total.add(&self.total, now);
     }
 }
 

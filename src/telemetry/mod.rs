@@ -8,6 +8,7 @@
 
 mod access;
 mod codes;
+mod foresight;
 mod histogram;
 mod learning;
 pub mod logging;
@@ -18,17 +19,21 @@ mod sink;
 mod window;
 mod words;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge};
 
 pub use access::AccessRecord;
-pub use meters::{Counts, Report};
+pub use foresight::Foreseen;
+pub use meters::{Counts, FleetReport, Report};
 pub use window::Quantiles;
 
 use self::codes::CodeCounters;
+use self::foresight::Foresight;
 use self::histogram::Histogram;
-use self::meters::AllMeters;
+use self::meters::{AllMeters, FleetSum};
 use self::process::Process;
 use self::series::Registry;
 use self::words::Words;
@@ -69,6 +74,9 @@ pub struct Telemetry {
     nodes: AllMeters,
     /// Answers of the proxy itself.
     codes: CodeCounters,
+    own_answers: AtomicU64,
+    own_errors: AtomicU64,
+    foresight: Foresight,
     retries: Words,
     rejected: Words,
     refused: Words,
@@ -96,6 +104,9 @@ impl Default for Telemetry {
         let own = Registry::new(None);
         let telemetry = Telemetry {
             nodes: AllMeters::default(),
+            own_answers: AtomicU64::new(0),
+            own_errors: AtomicU64::new(0),
+            foresight: Foresight::default(),
             codes: CodeCounters::new(|code| proxy_answers(&own, code)),
             retries: Words::new(&own, series::RETRIES, "reason", &RETRY_REASONS),
             rejected: Words::new(&own, series::REJECTED, "reason", &Reason::ALL.map(Reason::word)),
@@ -132,7 +143,13 @@ impl Telemetry {
     pub fn answered(&self, node: Option<&Node>, status: u16) {
         match node {
             Some(node) => self.nodes.of(node, |meters| meters.answered(status)),
-            None => self.codes.of(status, |code| proxy_answers(&self.registry, code)).increment(1),
+            None => {
+                self.own_answers.fetch_add(1, Ordering::Relaxed);
+                if status >= 500 {
+                    self.own_errors.fetch_add(1, Ordering::Relaxed);
+                }
+                self.codes.of(status, |code| proxy_answers(&self.registry, code)).increment(1);
+            }
         }
     }
 
@@ -166,9 +183,15 @@ impl Telemetry {
         self.fit_seconds.record(took);
     }
 
-    /// An attempt took `ratio` times what had been predicted.
-    pub fn predicted(&self, ratio: f64) {
-        self.prediction_error.record_number(ratio);
+    /// The attempt behind `sample` took `observed_s`, and the model had said `predicted_s`.
+    pub fn predicted(&self, sample: &Sample, predicted_s: f64, observed_s: f64) {
+        self.prediction_error.record_number(observed_s / predicted_s.max(f64::MIN_POSITIVE));
+        self.foresight.add(sample.slot, sample.node, predicted_s, observed_s);
+    }
+
+    /// How well the answers of `node` were foreseen, since it came.
+    pub fn foreseen(&self, node: &Node) -> Foreseen {
+        self.foresight.of(node)
     }
 
     /// The policy was switched while running.
@@ -184,6 +207,17 @@ impl Telemetry {
     /// How `node` has been doing; quantiles are of the minute before `now`.
     pub fn report(&self, node: &Node, now: Time) -> Report {
         self.nodes.of(node, |meters| meters.report(now))
+    }
+
+    /// How the fleet as a whole has been doing; quantiles are of the minute before `now`.
+    pub fn fleet_report(&self, nodes: &[Arc<Node>], now: Time) -> FleetReport {
+        let answers = self.own_answers.load(Ordering::Relaxed);
+        let errors = self.own_errors.load(Ordering::Relaxed);
+        let mut sum = FleetSum { answers, errors, ..FleetSum::default() };
+        for node in nodes {
+            self.nodes.of(node, |meters| meters.add_to(&mut sum, now));
+        }
+        sum.report()
     }
 
     /// Everything in the text format of Prometheus (0.0.4). Takes milliseconds with many nodes: not for the threads

@@ -84,18 +84,39 @@ impl Window {
 
     /// The quantiles of what was recorded in the last minute; `None` if nothing was.
     pub(super) fn quantiles(&self, now: Time) -> Option<Quantiles> {
+        let mut sum = Sum::default();
+        sum.add(self, now);
+        sum.quantiles()
+    }
+}
+
+/// What several windows hold together: quantiles of a fleet are not means of its nodes' quantiles.
+pub(super) struct Sum([u64; BUCKETS]);
+
+impl Default for Sum {
+    fn default() -> Self {
+        Sum([0; BUCKETS])
+    }
+}
+
+impl Sum {
+    /// Adds what was recorded in the last minute.
+    pub(super) fn add(&mut self, window: &Window, now: Time) {
         let present = epoch_of(now);
-        let mut counts = [0u64; BUCKETS];
-        for slice in self.slices.iter() {
+        for slice in window.slices.iter() {
             let epoch = slice.epoch.load(Ordering::Acquire);
             if epoch != 0 && epoch + SLICES as u64 > present {
-                for (sum, count) in counts.iter_mut().zip(&slice.counts) {
+                for (sum, count) in self.0.iter_mut().zip(&slice.counts) {
                     *sum += u64::from(count.load(Ordering::Relaxed));
                 }
             }
         }
-        let count: u64 = counts.iter().sum();
-        let at = |share: f64| quantile(&counts, count, share);
+    }
+
+    /// The quantiles; `None` of nothing.
+    pub(super) fn quantiles(&self) -> Option<Quantiles> {
+        let count: u64 = self.0.iter().sum();
+        let at = |share: f64| quantile(&self.0, count, share);
         (count > 0).then(|| Quantiles { count, p50_s: at(0.5), p90_s: at(0.9), p99_s: at(0.99) })
     }
 }
@@ -181,6 +202,24 @@ mod tests {
         window.record(at(100.0), Duration::from_secs(1));
         assert_eq!(window.quantiles(at(100.0)).map(|q| q.count), Some(1));
         assert_eq!(Window::default().quantiles(at(0.0)), None);
+    }
+
+    #[test]
+    fn a_sum_has_the_quantiles_of_all_values_together() {
+        let (fast, slow) = (Window::default(), Window::default());
+        for _ in 0..90 {
+            fast.record(at(1.0), Duration::from_millis(10));
+        }
+        for _ in 0..10 {
+            slow.record(at(1.0), Duration::from_secs(10));
+        }
+        let mut sum = Sum::default();
+        sum.add(&fast, at(2.0));
+        sum.add(&slow, at(2.0));
+        let seen = sum.quantiles().expect("values");
+        assert_eq!(seen.count, 100);
+        assert!((seen.p50_s / 0.01 - 1.0).abs() < 0.125 && (seen.p99_s / 10.0 - 1.0).abs() < 0.125, "{seen:?}");
+        assert_eq!(Sum::default().quantiles(), None);
     }
 
     #[test]

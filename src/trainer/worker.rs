@@ -211,7 +211,7 @@ impl Worker {
             // The learner counts what it refuses.
             let _ = teacher.observe(now, sample);
             if let Some(scored) = teacher.learner_mut().take_scored() {
-                app.telemetry.predicted(scored.observed_s / scored.model_s.max(f64::MIN_POSITIVE));
+                app.telemetry.predicted(sample, scored.model_s, scored.observed_s);
             }
         });
         teacher.look(now, &app.balancer.fleet());

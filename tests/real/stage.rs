@@ -233,6 +233,11 @@ impl Proxy {
         Proxy { running, base, admin, _config: dir }
     }
 
+    /// Where the admin API is.
+    pub(crate) fn admin_base(&self) -> String {
+        format!("http://{}", self.admin)
+    }
+
     /// GET from the admin API.
     pub(crate) fn admin(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(&self.admin).expect("the admin API listens");
