@@ -7,6 +7,8 @@
 
 #[path = "real/dashboard.rs"]
 mod dashboard;
+#[path = "real/monitoring.rs"]
+mod monitoring;
 #[path = "real/stage.rs"]
 mod stage;
 
