@@ -218,7 +218,7 @@ export function fleetView() {
     say(summary, text);
     mark(summary, "data-kind", kind);
     say(tiles.rps.value, rate(now.rps));
-    say(tiles.rps.note, `${count(fleet.in_flight)} in flight, ${count(fleet.waiting)} waiting`);
+    say(tiles.rps.note, `${count(fleet.in_flight)} in flight, ${count(fleet.queued)} queued`);
     say(tiles.p50.value, `${seconds(fleet.p50_s)} / ${seconds(fleet.p99_s)}`);
     say(tiles.p50.note, `first byte ${seconds(fleet.ttfb_p50_s)} / ${seconds(fleet.ttfb_p99_s)}`);
     say(tiles.errors.value, percent(now.errors ?? 0));

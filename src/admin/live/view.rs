@@ -57,6 +57,8 @@ pub(super) struct FleetFigures {
     pub(super) in_flight: u64,
     /// Of those, without a first byte.
     waiting: u64,
+    /// Requests that wait for a node.
+    queued: usize,
     /// Client connections open.
     connections: usize,
     /// Attempts per second over the last half minute.
@@ -206,6 +208,7 @@ pub(super) fn fleet(app: &App, now: Time) -> FleetFigures {
         errors: report.errors,
         in_flight: nodes.iter().map(|node| u64::from(node.live.ledger.in_flight())).sum(),
         waiting: nodes.iter().map(|node| u64::from(node.live.ledger.waiting())).sum(),
+        queued: app.balancer.queued().0.iter().sum(),
         connections: app.connections.load(std::sync::atomic::Ordering::Relaxed),
         rps: short(rps),
         capacity_rps: known(capacity_rps).filter(|rps| *rps > 0.0),
