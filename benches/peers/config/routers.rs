@@ -30,7 +30,7 @@ pub(super) fn sglang(wanted: &Wanted<'_>, port: &str, metrics: SocketAddr) -> La
     launch
 }
 
-/// The program of `benches/peers/pingora`.
+/// A program of somebody's own, made of Pingora's parts: it comes with none.
 pub(super) fn pingora(wanted: &Wanted<'_>, listen: SocketAddr) -> Launch {
     let mut launch = Launch::with(&[&listen.to_string()]);
     launch.arguments.extend(wanted.nodes.iter().map(|(node, _)| node.to_string()));
