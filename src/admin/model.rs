@@ -195,7 +195,7 @@ pub(super) fn standing(app: &App, now: Time) -> Standing {
 }
 
 fn knobs_view(app: &App) -> KnobsView {
-    let (Knobs { first_byte, social, explore }, stance) = (app.balancer.learned().knobs(), app.balancer.stance());
+    let (Knobs { first_byte, social, explore, .. }, stance) = (app.balancer.learned().knobs(), app.balancer.stance());
     let objective = match first_byte {
         0.0 => json!("total"),
         1.0 => json!("first-byte"),
@@ -323,7 +323,7 @@ pub(super) async fn turn(
     })?;
     app.balancer.learned().set_knobs(knobs);
     app.balancer.set_stance(Stance { shadow, ..stance });
-    let Knobs { first_byte, social, explore } = knobs;
+    let Knobs { first_byte, social, explore, .. } = knobs;
     tracing::info!(target: "bellwether::audit", who = %caller, first_byte, social, explore, shadow, "knobs turned");
     Ok(Json(knobs_view(&app)))
 }

@@ -130,7 +130,7 @@ impl Check<'_> {
             None => near(&prior.0).display().to_string(),
         });
         Adaptive {
-            knobs: Knobs { first_byte: raw.objective.0, social: raw.social, explore: raw.explore },
+            knobs: Knobs { first_byte: raw.objective.0, social: raw.social, explore: raw.explore, ..Knobs::default() },
             shadow: raw.shadow,
             fallback: raw.fallback.0,
             state_dir: raw.state_dir.0.as_ref().map(|dir| near(&dir.0)),

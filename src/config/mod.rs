@@ -186,6 +186,7 @@ pub fn check_knobs(present: &Adaptive, json: serde_json::Value) -> Result<Adapti
         first_byte: if has("objective") { raw.objective.0 } else { present.knobs.first_byte },
         social: if has("social") { raw.social } else { present.knobs.social },
         explore: if has("explore") { raw.explore } else { present.knobs.explore },
+        ..present.knobs
     };
     let shadow = if has("shadow") { raw.shadow } else { present.shadow };
     Ok(Adaptive { knobs, shadow, ..present.clone() })

@@ -171,7 +171,7 @@ pub(super) fn fallbacks() -> Vec<&'static str> {
 impl Default for RawAdaptive {
     fn default() -> Self {
         // The numbers live with the policy that they turn, which runs without any configuration too.
-        let Knobs { first_byte, social, explore } = Knobs::default();
+        let Knobs { first_byte, social, explore, .. } = Knobs::default();
         RawAdaptive {
             objective: Objective(first_byte),
             social,

@@ -46,7 +46,8 @@ pub struct NodeFit {
 }
 
 /// Fits `target` to the nodes' sums, decayed to one time. `speeds` are the last factors (1 where unknown), `prior` is
-/// evidence from elsewhere that counts as one node of average speed.
+/// evidence from elsewhere that counts as one node of average speed. `shrinks` is false only in comparisons: each node
+/// is then fitted alone, at a speed that is believed as it was measured.
 ///
 /// `None` where the fleet has less than [`FLEET_EVIDENCE_MIN`].
 ///
@@ -57,6 +58,7 @@ pub fn fit(
     nodes: &[Stats],
     speeds: &[f64],
     prior: Option<&Stats>,
+    shrinks: bool,
 ) -> Result<Option<TargetFit>, SolveError> {
     let evidence: f64 = nodes.iter().chain(prior).map(Stats::weight).sum();
     if evidence < FLEET_EVIDENCE_MIN {
@@ -78,9 +80,10 @@ pub fn fit(
             rows.push_prior(j, RIDGE * pooled.g2[j][j] + RIDGE_FLOOR, 0.0);
         }
         fleet = rows.solve()?;
-        speeds = speed::factors(nodes, &fleet);
+        speeds = speed::factors(nodes, &fleet, shrinks);
     }
-    let pseudo: Row = std::array::from_fn(|j| KAPPA * pooled.g2[j][j] / pooled.weight() + RIDGE_FLOOR);
+    let kappa = if shrinks { KAPPA } else { 0.0 };
+    let pseudo: Row = std::array::from_fn(|j| kappa * pooled.g2[j][j] / pooled.weight() + RIDGE_FLOOR);
     let own = nodes.iter().zip(speeds).map(|(stats, speed)| {
         let beta = deviation(width, stats, &fleet.map(|b| speed * b), &pseudo, &scale)?;
         Ok(NodeFit { speed, beta })
@@ -132,7 +135,7 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(1);
         let speeds = [0.5, 0.5, 1.0, 1.0, 3.0, 3.0];
         let nodes: Vec<Stats> = speeds.iter().map(|s| node(&mut rng, *s, 1..40, 500)).collect();
-        let fit = fit(Target::Gap, &nodes, &[], None).expect("solvable").expect("evidence");
+        let fit = fit(Target::Gap, &nodes, &[], None, true).expect("solvable").expect("evidence");
         for (speed, own) in speeds.iter().zip(&fit.nodes) {
             assert!((own.beta[0] / (speed * 0.01) - 1.0).abs() < 0.1, "{speed} {own:?}");
             assert!((own.beta[1] / (speed * 0.002) - 1.0).abs() < 0.03, "{speed} {own:?}");
@@ -144,7 +147,7 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(2);
         let mut nodes: Vec<Stats> = (0..5).map(|_| node(&mut rng, 1.0, 1..40, 300)).collect();
         nodes.push(node(&mut rng, 2.0, 10..11, 30));
-        let fit = fit(Target::Gap, &nodes, &[], None).expect("solvable").expect("evidence");
+        let fit = fit(Target::Gap, &nodes, &[], None, true).expect("solvable").expect("evidence");
         let at_30 = dot(&gap(30.0), &fit.nodes[5].beta);
         assert!((at_30 / (2.0 * 0.07) - 1.0).abs() < 0.25, "{at_30}");
     }
@@ -156,7 +159,7 @@ mod tests {
             let n = f64::from(i % 20) + 1.0;
             stats.add(0.0, &total(n), 1.0 - 0.04 * n);
         }
-        let fit = fit(Target::Total, &[stats, stats], &[], None).expect("solvable").expect("evidence");
+        let fit = fit(Target::Total, &[stats, stats], &[], None, true).expect("solvable").expect("evidence");
         for own in &fit.nodes {
             assert!(dot(&total(40.0), &own.beta) >= dot(&total(1.0), &own.beta), "{own:?}");
         }
@@ -164,6 +167,6 @@ mod tests {
 
     #[test]
     fn without_evidence_there_is_no_fit() {
-        assert_eq!(fit(Target::Gap, &[Stats::default()], &[], None), Ok(None));
+        assert_eq!(fit(Target::Gap, &[Stats::default()], &[], None, true), Ok(None));
     }
 }

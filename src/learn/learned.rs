@@ -56,11 +56,20 @@ pub struct Knobs {
     pub social: f64,
     /// Share of decisions that explore, 0..=0.5. 0.01 unless set.
     pub explore: f64,
+    /// Who is slowed stays longer, and slows others in turn: up to which share of the response time that echo is counted
+    /// when a request's cost for the others is, 0..=0.9; 0 counts only the first round. A third, and no setting.
+    pub echo: f64,
 }
+
+/// With `x` the cost for the others over the own response time, the costs of all rounds add up to `1 / (1 - x)` times
+/// the first. But what comes later is routed around a node that has become slow: to count all of it (up to 0.6) costs 3 %
+/// of the mean and 13 % of the 99th percentile on mixed hardware, to count none 9 % behind several proxies, which
+/// see only a part of whom they slow.
+const ECHO: f64 = 1.0 / 3.0;
 
 impl Default for Knobs {
     fn default() -> Self {
-        Knobs { first_byte: 0.0, social: 1.0, explore: 0.01 }
+        Knobs { first_byte: 0.0, social: 1.0, explore: 0.01, echo: ECHO }
     }
 }
 
@@ -123,6 +132,11 @@ impl NodeLearned {
         }
     }
 
+    /// Ends its ramp, as if it had proved itself.
+    pub fn trust(&self) {
+        self.successes.store(RAMP_SUCCESSES, Ordering::Relaxed);
+    }
+
     fn succeeded(&self, now: Time) {
         self.penalty.succeeded(now);
         if self.successes.load(Ordering::Relaxed) < RAMP_SUCCESSES {
@@ -145,6 +159,7 @@ pub struct Learned {
     first_byte: Number,
     social: Number,
     explore: Number,
+    echo: Number,
 }
 
 impl Default for Learned {
@@ -158,6 +173,7 @@ impl Default for Learned {
             first_byte: Number::new(knobs.first_byte),
             social: Number::new(knobs.social),
             explore: Number::new(knobs.explore),
+            echo: Number::new(knobs.echo),
         }
     }
 }
@@ -238,7 +254,12 @@ impl Learned {
 
     /// The knobs.
     pub fn knobs(&self) -> Knobs {
-        Knobs { first_byte: self.first_byte.get(), social: self.social.get(), explore: self.explore.get() }
+        Knobs {
+            first_byte: self.first_byte.get(),
+            social: self.social.get(),
+            explore: self.explore.get(),
+            echo: self.echo.get(),
+        }
     }
 
     /// Turns the knobs; each is brought into its range, and what is not a number is left as it is.
@@ -251,6 +272,7 @@ impl Learned {
         turn(&self.first_byte, knobs.first_byte, 1.0);
         turn(&self.social, knobs.social, 10.0);
         turn(&self.explore, knobs.explore, 0.5);
+        turn(&self.echo, knobs.echo, 0.9);
     }
 }
 
@@ -282,8 +304,8 @@ mod tests {
     #[test]
     fn knobs_stay_in_range() {
         let learned = Learned::default();
-        learned.set_knobs(Knobs { first_byte: f64::NAN, social: 1e300, explore: -1.0 });
-        assert_eq!(learned.knobs(), Knobs { first_byte: 0.0, social: 10.0, explore: 0.0 });
+        learned.set_knobs(Knobs { first_byte: f64::NAN, social: 1e300, explore: -1.0, echo: 2.0 });
+        assert_eq!(learned.knobs(), Knobs { first_byte: 0.0, social: 10.0, explore: 0.0, echo: 0.9 });
     }
 
     #[test]

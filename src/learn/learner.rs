@@ -5,6 +5,8 @@
 //! What was gathered since the last fit is held back from the next one and used to check it, and only then added: a
 //! fit is never judged by samples that it has seen.
 
+mod judge;
+
 use std::sync::Arc;
 
 use crate::clock::Time;
@@ -14,12 +16,13 @@ use crate::learn::check::Check;
 use crate::learn::entry::Entry;
 use crate::learn::expect::Expectations;
 use crate::learn::explore;
-use crate::learn::features::{COLUMNS_MAX, PROMPT_UNIT, Row, TARGETS, Target, dot};
+use crate::learn::features::{COLUMNS_MAX, Row, TARGETS, Target, dot};
 use crate::learn::fit::{self, TargetFit};
-use crate::learn::guard::{Fallback, Guard, SAMPLES_MIN};
+use crate::learn::guard::Guard;
 use crate::learn::lane::Lanes;
 use crate::learn::learned::Learned;
-use crate::learn::predictor::{Ask, How, NodeLoad, NodeModel, Predictor, how};
+use crate::learn::method::Method;
+use crate::learn::predictor::{NodeModel, Predictor};
 use crate::learn::report::{Counts, FitReport, FitResult};
 use crate::learn::sample::{self, Unfit};
 use crate::learn::stats::{Stats, TAU_S};
@@ -34,9 +37,6 @@ const HOLD: f64 = 50.0;
 
 /// A response time counts as at most so many times what was expected: one absurd sample must not outweigh a window.
 const CLIP: f64 = 50.0;
-
-/// A model that stood demoted for two time constants is learned anew: whatever poisoned it goes with it.
-const RELEARN_S: f64 = 2.0 * TAU_S;
 
 /// An observation held back until the next fit.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +63,7 @@ pub struct Scored {
 #[derive(Debug)]
 pub struct Learner {
     pub(super) learned: Arc<Learned>,
+    method: Method,
     /// By slot.
     pub(super) nodes: Vec<Option<Box<Entry>>>,
     pub(super) expectations: Expectations,
@@ -87,6 +88,7 @@ impl Learner {
             // A learner that takes the place of another goes on counting: a version names one predictor.
             version: learned.predictor().map_or(0, |predictor| predictor.version),
             learned,
+            method: Method::default(),
             nodes: Vec::new(),
             expectations: Expectations::default(),
             clock_s: [0.0; TARGETS],
@@ -99,6 +101,12 @@ impl Learner {
             counts: Counts::default(),
             scored: None,
         }
+    }
+
+    /// The same by another method; for comparisons.
+    #[must_use]
+    pub fn by(self, method: Method) -> Learner {
+        Learner { method, ..self }
     }
 
     /// Goes on from the counters of a learner whose place it takes.
@@ -186,32 +194,12 @@ impl Learner {
             self.counts.refuse(Unfit::Absurd);
             return;
         };
-        entry.slots.observe(f64::from(waiting), f64::from(streaming));
+        if self.method.learns_slots {
+            entry.slots.observe(f64::from(waiting), f64::from(streaming));
+        }
         entry.largest = entry.largest.max(mean_in_flight);
         entry.gaps.add(mean_in_flight, sum_s, events);
         self.correct(now, &mut Pending { slot: node.slot, id: node.id, target: Target::Gap, row, observed });
-    }
-
-    /// Scores model and baseline on a completed attempt, as they stood before it.
-    fn score(&mut self, now: Time, sample: &Sample) {
-        let Some(entry) = entry_of(&mut self.nodes, sample.slot, sample.node, now) else { return };
-        let observed = sample.total.as_secs_f64();
-        let baseline = entry.baseline.predict(f64::from(sample.in_flight));
-        entry.baseline.add(observed, sample.mean_in_flight);
-        let loaded = self.learned.load();
-        let (Some(predictor), Some(baseline)) = (loaded.as_deref(), baseline) else { return };
-        let how = how(&predictor.has, sample.streaming, sample.output_tokens.is_some());
-        let output = match how {
-            How::Unknown => return,
-            How::Streamed => f64::from(sample.events),
-            How::Tokens | How::Plain => f64::from(sample.output_tokens.unwrap_or(0)),
-        };
-        let ask = Ask { prompt: f64::from(sample.prompt_tokens) / PROMPT_UNIT, output, how };
-        let load = NodeLoad::new(sample.in_flight, sample.waiting, sample.waiting_prompt_tokens);
-        let factors = self.learned.node_at(sample.slot, sample.node).factors();
-        let predicted = predictor.node(sample.slot, sample.node).predict(&factors, &load, &ask);
-        self.guard.score(now, predicted.total_s, baseline, observed);
-        self.scored = Some(Scored { model_s: predicted.total_s, baseline_s: baseline, observed_s: observed });
     }
 
     /// Holds an observation back for the next fit, and corrects the node's drift by it.
@@ -254,7 +242,9 @@ impl Learner {
             }
             entry.fade(now);
             entry.drifted(target, pending.observed, predicted);
-            live.set_factors(&entry.factors(&predictor.means));
+            if self.method.corrects {
+                live.set_factors(&entry.factors(&predictor.means));
+            }
         }
     }
 
@@ -277,7 +267,7 @@ impl Learner {
     pub fn reset(&mut self) {
         let learned = Arc::clone(&self.learned);
         learned.publish(None);
-        *self = Learner { version: self.version, counts: self.counts, ..Learner::new(learned) };
+        *self = Learner { version: self.version, counts: self.counts, method: self.method, ..Learner::new(learned) };
     }
 
     /// Refits, checks and publishes; call it every [`REFIT_EVERY`](crate::learn::REFIT_EVERY).
@@ -294,7 +284,7 @@ impl Learner {
             let stats = self.aged(at, elapsed_s, &slots);
             let prior = self.prior.as_ref().map(|prior| &prior[at]);
             let speeds: Vec<f64> = self.entries(&slots).map(|entry| entry.speed[at]).collect();
-            let (result, fit) = match fit::fit(target, &stats, &speeds, prior) {
+            let (result, fit) = match fit::fit(target, &stats, &speeds, prior, self.method.shrinks) {
                 Ok(None) => (FitResult::NoEvidence, None),
                 Err(_) => (FitResult::Failed, None),
                 Ok(Some(fit)) => self.check(elapsed_s, target, fit, &slots, running.as_deref()),
@@ -329,43 +319,6 @@ impl Learner {
         aged.collect()
     }
 
-    /// Judges a fit by the observations that were held back from it.
-    fn check(
-        &mut self,
-        elapsed_s: f64,
-        target: Target,
-        fit: TargetFit,
-        slots: &[usize],
-        running: Option<&Predictor>,
-    ) -> (FitResult, Option<TargetFit>) {
-        let at = target.index();
-        let betas = fit.nodes.iter().map(|node| &node.beta).chain([&fit.fleet]);
-        if !betas.flatten().all(|b| b.is_finite() && *b >= 0.0) {
-            return (FitResult::Failed, None);
-        }
-        let check = &mut self.checks[at];
-        check.decay(elapsed_s);
-        if let Some(running) = running.filter(|running| running.has[at]) {
-            for pending in self.pending.iter().filter(|pending| pending.target == target) {
-                let place = slots.binary_search(&(pending.slot as usize)).ok();
-                let own = place.map_or(&fit.fleet, |place| &fit.nodes[place].beta);
-                let new_s = dot(own, &pending.row);
-                let old_s = dot(&running.node(pending.slot, pending.id).beta[at], &pending.row);
-                check.add(new_s, old_s, pending.observed);
-            }
-            if !check.passes() {
-                check.forgive();
-                return (FitResult::Worse, None);
-            }
-        }
-        for (slot, node) in slots.iter().zip(&fit.nodes) {
-            if let Some(entry) = &mut self.nodes[*slot] {
-                entry.speed[at] = node.speed;
-            }
-        }
-        (FitResult::Published, Some(fit))
-    }
-
     /// Publishes what passed; a target that did not keeps the coefficients in force.
     fn publish(
         &mut self,
@@ -394,7 +347,7 @@ impl Learner {
             let Some(entry) = &mut self.nodes[*slot] else { continue };
             let slot = *slot as u32;
             entry.fade(now);
-            let factors = entry.factors(&predictor.means);
+            let factors = if self.method.corrects { entry.factors(&predictor.means) } else { [1.0; TARGETS] };
             self.learned.node_at(slot, entry.id).set_factors(&factors);
             let old = running.map_or(&old_fleet, |old| old.node(slot, entry.id));
             let mut model = NodeModel {
@@ -436,29 +389,6 @@ impl Learner {
                 entry.stats[at].add(self.clock_s[at], &pending.row, pending.observed);
             }
         }
-    }
-
-    /// Says whether the model may route, and learns anew what has been bad for too long.
-    fn stand(&mut self, now: Time) -> Option<Fallback> {
-        let demoted = self.guard.judge(now);
-        let since = self.guard.demoted_for_s(now).unwrap_or(0.0);
-        let since = self.relearned.map_or(since, |at| since.min(now.seconds_since(at)));
-        if demoted && since > RELEARN_S {
-            self.relearned = Some(now);
-            self.counts.relearned += 1;
-            self.prior = None;
-            self.checks = [Check::default(); TARGETS];
-            self.nodes.iter_mut().flatten().for_each(|entry| entry.forget());
-        }
-        let prior: f64 = self.prior.iter().flat_map(|prior| &prior[..TARGETS - 1]).map(Stats::weight).sum();
-        let answers: f64 = self.nodes.iter().flatten().map(|entry| entry.answers()).sum();
-        let standing = match () {
-            () if answers + prior < SAMPLES_MIN => Some(Fallback::TooFew),
-            () if demoted => Some(Fallback::Worse),
-            () => None,
-        };
-        self.learned.set_standing(standing);
-        standing
     }
 }
 

@@ -2,15 +2,17 @@
 //!
 //! Sizes are heavy-tailed, so an old request looks just like a stalled one; penalizing age hurts. But a node with work
 //! in flight that sends no byte and completes nothing for ten times the expected interval between its signs of life
-//! (and at least a second) has stopped. It gets no new work but single probes, each after four times as much silence
+//! (and at least half a second) has stopped. It gets no new work but single probes, each after ten times as much silence
 //! as the one before, so that a node that hangs for an hour costs a handful of requests. A sign of life clears it.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-/// The shortest silence that means anything: a pause of the network or of a garbage collector.
-pub const PATIENCE_MIN: Duration = Duration::from_secs(1);
-const PATIENCE_MIN_S: f64 = PATIENCE_MIN.as_secs() as f64;
+/// The shortest silence that means anything: twice a retransmission, or a pause of a garbage collector. To doubt a node
+/// wrongly costs next to nothing, as its next byte clears it; each further half second of trust costs what is sent there
+/// meanwhile.
+pub const PATIENCE_MIN: Duration = Duration::from_millis(500);
+const PATIENCE_MIN_S: f64 = PATIENCE_MIN.as_millis() as f64 / 1e3;
 
 /// The longest patience, in seconds.
 const PATIENCE_MAX_S: f64 = 300.0;
@@ -19,7 +21,7 @@ const PATIENCE_MAX_S: f64 = 300.0;
 const INTERVALS: f64 = 10.0;
 
 /// How much longer the silence must last for each further probe.
-const PROBE_GROWTH: f64 = 4.0;
+const PROBE_GROWTH: f64 = 10.0;
 
 /// Probes beyond which the waits do not grow further.
 const PROBES_MAX: u32 = 8;
@@ -110,7 +112,7 @@ mod tests {
     #[test]
     fn a_silent_node_gets_single_probes_ever_more_rarely() {
         let watch = Watch::default();
-        assert!(watch.admits(&quiet(9, 1, 0.9)));
+        assert!(watch.admits(&quiet(9, 1, 0.4)));
         let mut sent = Vec::new();
         for second in 2..200 {
             if watch.admits(&quiet(9, 9, f64::from(second))) {
@@ -118,7 +120,7 @@ mod tests {
                 sent.push(second);
             }
         }
-        assert_eq!(sent, [5, 17, 65]);
+        assert_eq!(sent, [6, 51]);
     }
 
     #[test]

@@ -21,10 +21,11 @@ const VARIANCE_MIN: f64 = 1e-6;
 const MEAN_SPREAD: f64 = 0.05;
 
 /// The speed factors of nodes with these sums against `fleet`, in the same order; below 1 is faster than the fleet.
-pub(super) fn factors(nodes: &[Stats], fleet: &Row) -> Vec<f64> {
+/// Without shrinkage they are the plain ratios.
+pub(super) fn factors(nodes: &[Stats], fleet: &Row, shrinks: bool) -> Vec<f64> {
     let ratios: Vec<Option<(f64, f64)>> = nodes.iter().map(|stats| ratio(stats, fleet)).collect();
     let known: Vec<(f64, f64)> = ratios.iter().flatten().copied().collect();
-    if known.len() < 2 {
+    if known.len() < 2 || !shrinks {
         return ratios.iter().map(|known| known.map_or(1.0, |(r, _)| r.max(SPEED_MIN))).collect();
     }
     let weight = |v: f64| 1.0 / (v + MEAN_SPREAD);
@@ -74,7 +75,7 @@ mod tests {
         let nodes: Vec<Stats> = (0..8).map(|_| node(&mut rng, 1.0, 60)).collect();
         let plain: Vec<f64> = nodes.iter().map(|s| s.g[0] / s.predicted_sum(&FLEET)).collect();
         let spread = |of: &[f64]| of.iter().map(|s| (s - 1.0).abs()).fold(0.0, f64::max);
-        let shrunk = factors(&nodes, &FLEET);
+        let shrunk = factors(&nodes, &FLEET, true);
         assert!(spread(&shrunk) < 0.1, "{shrunk:?}");
         assert!(spread(&shrunk) < 0.6 * spread(&plain), "{shrunk:?} {plain:?}");
     }
@@ -84,7 +85,7 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(12);
         let mut nodes: Vec<Stats> = [1.0, 1.0, 4.0, 4.0].iter().map(|s| node(&mut rng, *s, 400)).collect();
         nodes.push(Stats::default());
-        let s = factors(&nodes, &FLEET);
+        let s = factors(&nodes, &FLEET, true);
         assert!((s[2] / s[0] - 4.0).abs() < 0.6, "{s:?}");
         assert_eq!(s[4], 1.0);
     }

@@ -11,6 +11,7 @@ use crate::clock::Time;
 use crate::fleet::{Fleet, Load};
 use crate::learn::learned::Learned;
 use crate::learn::learner::Learner;
+use crate::learn::method::Method;
 use crate::learn::pace::Pace;
 use crate::learn::sample::Unfit;
 use crate::node::NodeId;
@@ -44,6 +45,12 @@ impl Teacher {
     /// A teacher that knows nothing and publishes to `learned`.
     pub fn new(learned: Arc<Learned>) -> Teacher {
         Teacher { learner: Learner::new(learned), pace: Pace::default(), readings: Vec::new(), fleet_version: None }
+    }
+
+    /// The same by another method; for comparisons.
+    #[must_use]
+    pub fn by(self, method: Method) -> Teacher {
+        Teacher { learner: self.learner.by(method), ..self }
     }
 
     /// What was learned.

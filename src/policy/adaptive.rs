@@ -124,7 +124,8 @@ impl Adaptive {
         if self.learned.fallback_of(Some(predictor), ctx.now).is_some() {
             return None;
         }
-        let (ask, knobs) = (ask(predictor, ctx), self.learned.knobs());
+        let ask = ask(predictor, ctx);
+        let knobs = knobs(&self.learned, &ask);
         let mut best: Option<Assessment> = None;
         let mut theirs = None;
         for (at, candidate) in ctx.candidates.iter().enumerate() {
@@ -158,7 +159,8 @@ impl Adaptive {
 
     /// Writes the distribution; false if every node is left out.
     fn weigh_by_model(&self, predictor: &Predictor, ctx: &Context<'_>, out: &mut [f64]) -> bool {
-        let (ask, knobs) = (ask(predictor, ctx), self.learned.knobs());
+        let ask = ask(predictor, ctx);
+        let knobs = knobs(&self.learned, &ask);
         // What it costs to clear a table for the largest fleet is a fifth of what a decision over few nodes may.
         let (mut few, mut many);
         let levels = if out.len() <= FEW {
@@ -260,13 +262,23 @@ fn ask(predictor: &Predictor, ctx: &Context<'_>) -> Ask {
     predictor.ask(shape.kind, shape.streaming, shape.prompt_tokens, shape.output_tokens_max)
 }
 
+/// The knobs as they count for a request.
+///
+/// Work that shares a server, as a batch does, is slowed by whoever stays longer. Where nothing tells of a batch, the
+/// server may as well take its queue in turn, and then those who wait pass no delay on: there is no echo.
+fn knobs(learned: &Learned, ask: &Ask) -> Knobs {
+    let knobs = learned.knobs();
+    if ask.how == How::Plain { Knobs { echo: 0.0, ..knobs } } else { knobs }
+}
+
 /// What is thought of each candidate, in their order, whichever policy decides. Empty without a predictor.
 ///
 /// `started` is a candidate on which the attempt itself already counts: it is judged as it was before.
 pub fn assess_all(learned: &Learned, ctx: &Context<'_>, started: Option<usize>) -> Vec<Assessment> {
     let loaded = learned.load();
     let Some(predictor) = loaded.as_deref() else { return Vec::new() };
-    let (ask, knobs) = (ask(predictor, ctx), learned.knobs());
+    let ask = ask(predictor, ctx);
+    let knobs = knobs(learned, &ask);
     let judge = |(at, candidate): (usize, &Candidate)| {
         let (node, in_flight) = (ctx.node(candidate), candidate.in_flight);
         let load = match started {
@@ -365,7 +377,8 @@ fn assess(
 /// Marginal cost, by the objective.
 #[inline]
 fn score(prediction: &Prediction, knobs: &Knobs) -> f64 {
-    let whole = prediction.total_s + knobs.social * prediction.marginal_s;
+    let echo = (prediction.marginal_s / prediction.total_s.max(SCORE_MIN_S)).min(knobs.echo);
+    let whole = prediction.total_s + knobs.social * prediction.marginal_s / (1.0 - echo);
     let first = prediction.first_byte_s + knobs.social * prediction.marginal_first_byte_s;
     let mixed = (1.0 - knobs.first_byte) * whole + knobs.first_byte * first;
     // Predictions and knobs are finite and bounded, so this is too, even times the largest penalty.
@@ -503,6 +516,17 @@ mod tests {
     }
 
     #[test]
+    fn who_is_slowed_slows_others_in_turn_but_not_without_end() {
+        let of = |marginal_s| {
+            let prediction = Prediction { total_s: 2.0, marginal_s, ..Prediction::default() };
+            score(&prediction, &Knobs { echo: 0.25, ..Knobs::default() })
+        };
+        assert_eq!(of(0.0), 2.0);
+        assert!((of(0.4) - (2.0 + 0.4 / 0.8)).abs() < 1e-12, "all rounds of a fifth");
+        assert!((of(6.0) - (2.0 + 6.0 / 0.75)).abs() < 1e-12, "at most as if it were a quarter");
+    }
+
+    #[test]
     fn another_choice_is_compared_with_its_own() {
         let scene = scene(3);
         let (policy, _) = taught(&scene, &[0.1, 0.4, 0.4]);
@@ -522,13 +546,13 @@ mod tests {
         let scene = scene(2);
         let (policy, _) = taught(&scene, &[0.1, 0.4]);
         let node = &scene.fleet.nodes()[0];
-        let start = Time::from_secs_f64(14.0);
+        let start = Time::from_secs_f64(6.0);
         node.live.ledger.try_start(start, 9, 0).expect("room");
         let scene = scene.load(0, 1);
         let silent = policy.assess_all(&scene.context());
-        // Six seconds are long for a tenth of a second, and not yet long enough for a probe after ten intervals.
+        // Fourteen seconds, where ten times a tenth of a second is long, and ten times that enough for a probe.
         assert_eq!(silent[0].held, None, "a probe is due");
-        let earlier = Scene { now: Time::from_secs_f64(16.0), ..scene };
+        let earlier = Scene { now: Time::from_secs_f64(12.0), ..scene };
         assert_eq!(policy.assess_all(&earlier.context())[0].held, Some(Held::Silent));
         let node = &earlier.fleet.nodes()[0];
         policy.learned.ended(node, &sample_of(node, start, earlier.now, Outcome::Completed { status: 200 }));
@@ -612,7 +636,7 @@ mod tests {
             // A node that is new to the predictor, in a slot that another had.
             let gone = scene.spec(0).name;
             scene.fleet = scene.fleet.without(&gone).and_then(|f| f.with(NodeSpec::new("http://new"))).expect("free");
-            policy.learned.set_knobs(Knobs { first_byte, social, explore });
+            policy.learned.set_knobs(Knobs { first_byte, social, explore, ..Knobs::default() });
             scene.shape = RequestShape { streaming, prompt_tokens: rng.u32(0..9_000), ..scene.shape };
             scene.now = taught.after(Duration::from_millis(1_500));
             for (candidate, node) in scene.candidates.iter_mut().zip(scene.fleet.nodes()) {
