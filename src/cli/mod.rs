@@ -100,6 +100,7 @@ fn run_simulate(args: &simulate::SimulateArgs, screen: &mut Screen<'_>) -> io::R
     match simulate::simulate(args, &mut *screen.out, &mut *screen.err) {
         Ok(()) => Ok(Exit::Fine),
         Err(SimulateError::Io(error)) => Err(error),
+        Err(missed @ SimulateError::Missed { .. }) => Ok(screen.failed(&missed)),
         // Everything else is an argument or a scenario that cannot be.
         Err(error) => {
             screen.failed(&error);

@@ -5,6 +5,7 @@
 //! output and depends on nothing but scenario, seeds and binary; progress goes to standard error.
 
 mod record;
+mod suite;
 mod table;
 mod traffic;
 
@@ -15,9 +16,10 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::sim::report::{Plan, Report, execute};
+use crate::sim::report::{Plan, execute};
 use crate::sim::roster::{self, RosterError};
 use crate::sim::scenario::{REQUESTS_MAX, Scenario, ScenarioError, shipped};
+use crate::sim::suite::SuiteError;
 use crate::sim::trace::{PROFILES, Tally, TraceError};
 
 use self::traffic::TraceArgs;
@@ -31,8 +33,12 @@ const DEFAULT_POLICIES: &str =
 #[command(after_help = EXAMPLES)]
 pub struct SimulateArgs {
     /// A scenario that ships with the program (see --list), or the path of a file
-    #[arg(long, value_name = "NAME|FILE", required_unless_present_any = ["list", "trace"])]
+    #[arg(long, value_name = "NAME|FILE", required_unless_present_any = ["list", "trace", "suite"])]
     pub scenario: Option<String>,
+    /// Many scenarios with bounds that must be met (see --list), or the path of a file; exit code 1 if one is missed
+    #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["scenario", "policies", "load", "seconds",
+        "without_events", "trace", "record"])]
+    pub suite: Option<String>,
     /// Policies to compare; ratios are to the first
     #[arg(long, value_delimiter = ',', default_value = DEFAULT_POLICIES)]
     pub policies: Vec<String>,
@@ -57,9 +63,9 @@ pub struct SimulateArgs {
     /// place of a table
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
-    /// Runs at the same time
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64))]
-    pub threads: u64,
+    /// Runs at the same time [default: one for each core]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=64))]
+    pub threads: Option<u64>,
     /// How the result is printed
     #[arg(long, value_enum, default_value_t = SimulateOutput::Table)]
     pub output: SimulateOutput,
@@ -76,8 +82,9 @@ Examples:
   bellwether simulate --trace AzureLLMInferenceTrace_conv.csv --policies least-connections,adaptive
   bellwether simulate --trace builtin:azure-code --rate 20 --fleet mine.toml
   bellwether simulate --trace samples.jsonl --from 10m --to 30m --speedup 2
+  bellwether simulate --suite evidence
 
-Exit codes: 0 fine, 1 the output cannot be written, 2 what was asked cannot be.";
+Exit codes: 0 fine, 1 a bound of the suite is missed or the output cannot be written, 2 what was asked cannot be.";
 
 /// How the result of `simulate` is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -118,6 +125,22 @@ pub enum SimulateError {
         value: f64,
         /// What it may be.
         allowed: String,
+    },
+    /// The suite is wrong, or there is none.
+    #[error("--suite {name}: {error}")]
+    Suite {
+        /// As given.
+        name: String,
+        /// What is wrong.
+        error: SuiteError,
+    },
+    /// Bounds of the suite were missed; the result was written.
+    #[error("{missed} of {all} bounds missed")]
+    Missed {
+        /// How many.
+        missed: usize,
+        /// Of how many.
+        all: usize,
     },
     /// The trace is wrong.
     #[error("--trace {}: {error}", path.display())]
@@ -166,6 +189,9 @@ pub fn simulate(args: &SimulateArgs, out: &mut dyn Write, err: &mut dyn Write) -
     if args.list {
         return Ok(list(out)?);
     }
+    if let Some(name) = &args.suite {
+        return suite::run(args, name, out);
+    }
     let plan = plan(args)?;
     if let Some(trace) = &plan.scenario.trace {
         // That a remark cannot be written is no reason to stop.
@@ -178,16 +204,13 @@ pub fn simulate(args: &SimulateArgs, out: &mut dyn Write, err: &mut dyn Write) -
         record::record(&plan, path, out)?;
         return Ok(out.flush()?);
     }
-    let report = run(&plan)?;
+    let report = watched(|progress| execute(&plan, progress))?;
     if let Some(trouble) = plan.scenario.trace.as_ref().and_then(|trace| trace.trouble()) {
         return Err(SimulateError::TraceChanged(trouble.to_owned()));
     }
     match args.output {
         SimulateOutput::Table => table::write(&report, out)?,
-        SimulateOutput::Json => {
-            serde_json::to_writer_pretty(&mut *out, &report).map_err(io::Error::from)?;
-            writeln!(out)?;
-        }
+        SimulateOutput::Json => json(&report, out)?,
     }
     Ok(out.flush()?)
 }
@@ -212,6 +235,20 @@ fn remark(read: &Tally, err: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
+fn json(report: &impl serde::Serialize, out: &mut dyn Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, report)?;
+    writeln!(out)
+}
+
+fn seeds(args: &SimulateArgs) -> Vec<u64> {
+    (0..args.seeds).map(|at| args.seed.wrapping_add(at)).collect()
+}
+
+fn threads(args: &SimulateArgs) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    args.threads.map_or_else(cores, |threads| threads as usize)
+}
+
 fn list(out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "Scenarios:")?;
     for name in shipped() {
@@ -219,6 +256,8 @@ fn list(out: &mut dyn Write) -> io::Result<()> {
             writeln!(out, "  {name:18} {}", scenario.about)?;
         }
     }
+    writeln!(out, "Suites:")?;
+    suite::list(out)?;
     writeln!(out, "Workloads for --trace:")?;
     for profile in PROFILES {
         writeln!(out, "  builtin:{:18} {}", profile.name, profile.about)?;
@@ -262,9 +301,8 @@ fn plan(args: &SimulateArgs) -> Result<Plan, SimulateError> {
             return out_of_range("seconds", seconds, &format!("a run has at most {REQUESTS_MAX:.0} requests"));
         }
     }
-    let seeds = (0..args.seeds).map(|at| args.seed.wrapping_add(at)).collect();
     let policies = args.policies.iter().map(|name| name.trim().to_owned()).collect();
-    Ok(Plan { scenario, loads, policies, seeds, threads: args.threads as usize })
+    Ok(Plan { scenario, loads, policies, seeds: seeds(args), threads: threads(args) })
 }
 
 /// A shipped scenario, or a file.
@@ -282,11 +320,11 @@ fn load(name: &str) -> Result<Scenario, SimulateError> {
     Scenario::parse(&stem, &text).map_err(wrong)
 }
 
-/// Runs the plan, with a progress line where somebody watches.
-fn run(plan: &Plan) -> Result<Report, RosterError> {
+/// Runs something with a progress line where somebody watches.
+fn watched<T>(run: impl FnOnce(&(dyn Fn(usize, usize) + Sync)) -> T) -> T {
     const WIDTH: usize = 40;
     let watched = io::stderr().is_terminal();
-    let report = execute(plan, &|done, all| {
+    let done = run(&|done, all| {
         if watched {
             let filled = done * WIDTH / all.max(1);
             // That a progress line cannot be written is no reason to stop.
@@ -296,7 +334,7 @@ fn run(plan: &Plan) -> Result<Report, RosterError> {
     if watched {
         let _ = write!(io::stderr(), "\r{:80}\r", "");
     }
-    report
+    done
 }
 
 #[cfg(test)]

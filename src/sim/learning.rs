@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::balancer::{Balancer, Observer};
 use crate::clock::Time;
 use crate::fleet::Node;
-use crate::learn::{LOOK_EVERY, REFIT_EVERY, Teacher};
+use crate::learn::{LOOK_EVERY, Method, REFIT_EVERY, Teacher};
 use crate::outcome::Sample;
+use crate::sim::ablation::{self, Without};
 use crate::sim::roster::Hook;
 
 /// Samples between two drains at most, as the production queue is bounded.
@@ -27,19 +28,30 @@ impl Observer for Samples {
     }
 }
 
-/// The hooks that teach `balancer` from `samples`.
-pub(super) fn hooks(balancer: &Arc<Balancer>, samples: Arc<Samples>) -> Vec<Hook> {
-    let teacher = Rc::new(RefCell::new(Teacher::new(Arc::clone(balancer.learned()))));
+/// The hooks that teach `balancer` from `samples`, leaving out a part where a comparison wants that.
+pub(super) fn hooks(balancer: &Arc<Balancer>, samples: Arc<Samples>, without: Option<Without>) -> Vec<Hook> {
+    let method = without.map_or_else(Method::default, Without::method);
+    let teacher = Rc::new(RefCell::new(Teacher::new(Arc::clone(balancer.learned())).by(method)));
     let (gathering, refitting) = (Rc::clone(&teacher), teacher);
     let balancer = Arc::clone(balancer);
     let gather = move |now: Time| {
         let mut teacher = gathering.borrow_mut();
         let drained = std::mem::take(&mut *samples.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let fleet = balancer.fleet();
         for sample in &drained {
+            let told = without.map_or(*sample, |without| without.tell(sample));
             // The learner counts what it refuses.
-            let _ = teacher.observe(now, sample);
+            let _ = teacher.observe(now, &told);
         }
-        teacher.look(now, &balancer.fleet());
+        if without.is_some_and(Without::tells_gaps_late) {
+            drained.iter().for_each(|sample| ablation::tell_gaps(teacher.learner_mut(), now, &fleet, sample));
+            teacher.learner_mut().retain(&fleet);
+        } else {
+            teacher.look(now, &fleet);
+        }
+        if let Some(without) = without {
+            without.undo(balancer.learned(), &fleet, now);
+        }
     };
     let refit = move |now: Time| {
         refitting.borrow_mut().learner_mut().refit(now);

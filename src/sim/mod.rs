@@ -7,9 +7,11 @@
 //! reimplementation of the policies would show what that one does. Engines know nothing of networks, failures of
 //! requests, or the balancer. Not simulated: the time that connections and the proxy itself take.
 
+pub mod ablation;
 pub mod batch;
 pub mod digest;
 pub mod driver;
+pub mod figures;
 pub mod fleets;
 mod flights;
 mod learning;
@@ -21,6 +23,7 @@ pub mod roster;
 pub mod scenario;
 mod server;
 pub mod statistics;
+pub mod suite;
 pub mod trace;
 pub mod workload;
 pub mod yardstick;

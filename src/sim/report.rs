@@ -4,16 +4,12 @@
 //! seeds than between good policies, and pairing removes that. The report holds nothing that depends on the machine or
 //! on the order in which runs end, so that the same seeds and binary give the same bytes.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::clock::Time;
-use crate::sim::driver::run;
-use crate::sim::result::RunResult;
-use crate::sim::roster::{self, RosterError};
+use crate::sim::figures::{Around, Figures, Job, WINDOWS, fair_share, run_all};
+use crate::sim::roster::RosterError;
 use crate::sim::scenario::Scenario;
 use crate::sim::statistics::{Ratio, mean};
 
@@ -75,7 +71,7 @@ pub struct IncidentRow {
     pub at_s: f64,
     /// Which node.
     pub node: String,
-    /// Its capacity over the sum of all.
+    /// What it can do from then on over what all can do.
     pub fair_share: f64,
     /// Share in each of [`WINDOWS`].
     pub shares: Vec<f64>,
@@ -84,10 +80,6 @@ pub struct IncidentRow {
     /// Requests that ended there without an answer between this incident and the next of that node.
     pub errors: f64,
 }
-
-/// Seconds from and to, relative to an incident.
-pub const WINDOWS: [(f64, f64); 7] =
-    [(-30.0, 0.0), (0.0, 1.0), (1.0, 3.0), (3.0, 5.0), (5.0, 10.0), (10.0, 20.0), (20.0, 60.0)];
 
 /// Everything that came out.
 #[derive(Clone, Debug, Serialize)]
@@ -106,81 +98,21 @@ pub struct Report {
     pub rows: Vec<Row>,
 }
 
-/// The figures of one run.
-#[derive(Clone, Debug)]
-struct Figures {
-    mean_s: f64,
-    quantiles_s: [f64; 4],
-    ttfb_mean_s: f64,
-    ttfb_p99_s: f64,
-    requests: u64,
-    errors: u64,
-    incidents: Vec<Around>,
-}
-
-/// What was around one incident of one run.
-#[derive(Clone, Debug)]
-struct Around {
-    shares: Vec<f64>,
-    in_flight: f64,
-    errors: f64,
-}
-
-impl Figures {
-    fn of(mut result: RunResult, scenario: &Scenario) -> Figures {
-        let shares = |at: f64, node: usize| -> Vec<f64> {
-            let time = |seconds: f64| Time::from_secs_f64(at + seconds);
-            WINDOWS.iter().map(|(from, to)| result.share_of(node, time(*from), time(*to))).collect()
-        };
-        let incidents = scenario.incidents.iter().zip(&result.incidents).map(|(incident, seen)| Around {
-            shares: shares(incident.at.as_secs_f64(), incident.node),
-            in_flight: seen.in_flight as f64,
-            errors: seen.errors as f64,
-        });
-        let incidents = incidents.collect();
-        Figures {
-            mean_s: result.total_s.mean(),
-            quantiles_s: [0.5, 0.9, 0.99, 0.999].map(|q| result.total_s.quantile(q)),
-            ttfb_mean_s: result.ttfb_s.mean(),
-            ttfb_p99_s: result.ttfb_s.quantile(0.99),
-            requests: result.offered,
-            errors: result.errors(),
-            incidents,
-        }
-    }
-}
-
 /// Runs the plan; `progress` hears after each run how many of how many are done.
 ///
 /// # Errors
 /// A policy is unknown or cannot compete in this scenario; nothing is run then.
 pub fn execute(plan: &Plan, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Report, RosterError> {
-    plan.policies.iter().try_for_each(|policy| roster::check(policy, &plan.scenario))?;
+    let scenario = Arc::new(plan.scenario.clone());
     let mut jobs = Vec::new();
     for load in &plan.loads {
         for policy in &plan.policies {
-            jobs.extend(plan.seeds.iter().map(|seed| (*load, policy.as_str(), *seed)));
+            let job =
+                |seed: &u64| Job { scenario: Arc::clone(&scenario), load: *load, policy: policy.clone(), seed: *seed };
+            jobs.extend(plan.seeds.iter().map(job));
         }
     }
-    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let results: Vec<Mutex<Option<Result<Figures, RosterError>>>> = jobs.iter().map(|_| Mutex::new(None)).collect();
-    let work = || {
-        while let Some((at, (load, policy, seed))) =
-            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| jobs.get(at).map(|job| (at, job)))
-        {
-            let figures = run(&plan.scenario, *load, policy, *seed).map(|result| Figures::of(result, &plan.scenario));
-            *results[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(figures);
-            progress(done.fetch_add(1, Ordering::Relaxed) + 1, jobs.len());
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..plan.threads.max(1) {
-            scope.spawn(work);
-        }
-        work();
-    });
-    let figures = results.into_iter().filter_map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner));
-    let figures = figures.collect::<Result<Vec<Figures>, RosterError>>()?;
+    let figures = run_all(&jobs, plan.threads, progress)?;
     Ok(Report {
         scenario: plan.scenario.name.clone(),
         about: plan.scenario.about.clone(),
@@ -232,7 +164,6 @@ fn row(scenario: &Scenario, load: f64, policy: &str, group: &[Figures], base: &[
 }
 
 fn incident_rows(scenario: &Scenario, group: &[Figures]) -> Vec<IncidentRow> {
-    let all: f64 = scenario.nodes.iter().map(|node| node.capacity_rps).sum();
     let rows = scenario.incidents.iter().enumerate().map(|(at, incident)| {
         let seen = || group.iter().filter_map(move |figures| figures.incidents.get(at));
         let count = seen().count().max(1) as f64;
@@ -241,10 +172,10 @@ fn incident_rows(scenario: &Scenario, group: &[Figures]) -> Vec<IncidentRow> {
         IncidentRow {
             at_s: incident.at.as_secs_f64(),
             node: node.node.name.clone(),
-            fair_share: node.capacity_rps / all,
+            fair_share: fair_share(scenario, at),
             shares: (0..WINDOWS.len()).map(|window| average(&|around| around.shares[window])).collect(),
-            in_flight: average(&|around| around.in_flight),
-            errors: average(&|around| around.errors),
+            in_flight: average(&|around| around.in_flight as f64),
+            errors: average(&|around| around.errors as f64),
         }
     });
     rows.collect()

@@ -1,7 +1,8 @@
 //! Who competes in a simulation: from a policy's name to a balancer that is ready to route.
 //!
-//! Every registered policy can be named, and the yardsticks of [`crate::sim::yardstick`]. A balancer that learns
-//! brings [`Hook`]s: what a trainer's thread does every half second in production, the driver calls in virtual time.
+//! Every registered policy can be named, the yardsticks of [`crate::sim::yardstick`], and `adaptive` without one of its
+//! parts ([`crate::sim::ablation`]). A balancer that learns brings [`Hook`]s: what a trainer's thread does every half
+//! second in production, the driver calls in virtual time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use crate::balancer::{Balancer, Observer};
 use crate::clock::{Clock, Time};
 use crate::fleet::{Fleet, FleetError};
 use crate::policy::{self, Policy, PolicyId};
+use crate::sim::ablation::{Forgiving, Without};
 use crate::sim::learning::{self, Samples};
 use crate::sim::scenario::Scenario;
 use crate::sim::yardstick::{C3, Foresight, GreedyOracle, Prequal};
@@ -82,7 +84,8 @@ pub enum RosterError {
 
 /// Every name that can be simulated.
 pub fn names() -> Vec<&'static str> {
-    policy::names().into_iter().chain(YARDSTICKS.iter().copied()).collect()
+    let variants = Without::NAMES.iter().map(|(name, _)| *name);
+    policy::names().into_iter().chain(YARDSTICKS.iter().copied()).chain(variants).collect()
 }
 
 /// Whether `name` can compete in `scenario`.
@@ -93,7 +96,7 @@ pub fn check(name: &str, scenario: &Scenario) -> Result<(), RosterError> {
     if name == GREEDY && !scenario.is_plain() {
         return Err(RosterError::NeedsPlain);
     }
-    if PolicyId::named(name).is_some() || YARDSTICKS.contains(&name) {
+    if PolicyId::named(name).is_some() || YARDSTICKS.contains(&name) || Without::named(name).is_some() {
         return Ok(());
     }
     Err(RosterError::Unknown(name.to_owned()))
@@ -114,7 +117,7 @@ pub fn make(name: &str, setup: &Setup<'_>) -> Result<Instance, RosterError> {
 pub fn make_observed(
     name: &str,
     setup: &Setup<'_>,
-    mut observers: Vec<Arc<dyn Observer>>,
+    observers: Vec<Arc<dyn Observer>>,
 ) -> Result<Instance, RosterError> {
     check(name, setup.scenario)?;
     let weighted = name == ORACLE_WEIGHTED;
@@ -126,20 +129,40 @@ pub fn make_observed(
         C3_NAME => unlisted(Arc::new(C3::new(setup.scenario.proxies)), fleet, observers),
         PREQUAL => unlisted(Arc::new(Prequal::new(setup.seed)), fleet, observers),
         GREEDY => unlisted(Arc::new(GreedyOracle::new(setup.foresight.clone())), fleet, observers),
-        _ => {
-            let name = if weighted { "least-connections" } else { name };
-            let id = PolicyId::named(name).ok_or_else(|| RosterError::Unknown(name.to_owned()))?;
-            let samples = Arc::new(Samples::default());
-            let learns = name == LEARNING;
-            if learns {
-                observers.push(Arc::clone(&samples) as Arc<dyn Observer>);
+        LEARNING => return Ok(learner(None, setup, fleet, observers)),
+        _ => match Without::named(name) {
+            Some(without) => return Ok(learner(Some(without), setup, fleet, observers)),
+            None => {
+                let name = if weighted { "least-connections" } else { name };
+                let id = PolicyId::named(name).ok_or_else(|| RosterError::Unknown(name.to_owned()))?;
+                Balancer::new(fleet, id, setup.clock.clone(), observers)
             }
-            let balancer = Arc::new(Balancer::new(fleet, id, setup.clock.clone(), observers));
-            let hooks = if learns { learning::hooks(&balancer, samples) } else { Vec::new() };
-            return Ok(Instance { balancer, hooks, weighted });
-        }
+        },
     };
     Ok(Instance { balancer: Arc::new(balancer), hooks: Vec::new(), weighted })
+}
+
+/// The learned policy with its learner, whole or without a part.
+fn learner(
+    without: Option<Without>,
+    setup: &Setup<'_>,
+    fleet: Fleet,
+    mut observers: Vec<Arc<dyn Observer>>,
+) -> Instance {
+    let (samples, forgiving) = (Arc::new(Samples::default()), Arc::new(Forgiving::default()));
+    observers.push(Arc::clone(&samples) as Arc<dyn Observer>);
+    if without == Some(Without::FailurePenalty) {
+        observers.push(Arc::clone(&forgiving) as Arc<dyn Observer>);
+    }
+    let id = PolicyId::named(LEARNING).unwrap_or(PolicyId::UNLISTED);
+    let balancer = Arc::new(Balancer::new(fleet, id, setup.clock.clone(), observers));
+    // Only the first call counts, and this is it.
+    let _ = forgiving.0.set(Arc::clone(balancer.learned()));
+    if let Some(without) = without {
+        without.turn(balancer.learned());
+    }
+    let hooks = learning::hooks(&balancer, samples, without);
+    Instance { balancer, hooks, weighted: false }
 }
 
 /// The fleet as it is configured at the start; weighted by true capacity where that is asked for.

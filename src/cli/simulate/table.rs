@@ -4,7 +4,8 @@ use std::io::{self, Write};
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use crate::sim::report::{Report, Row, WINDOWS};
+use crate::sim::figures::WINDOWS;
+use crate::sim::report::{Report, Row};
 use crate::sim::statistics::Ratio;
 
 pub(super) fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
@@ -90,7 +91,7 @@ fn percent(share: f64, digits: usize) -> String {
     format!("{:.digits$} %", share * 100.0)
 }
 
-fn ratio(ratio: Option<Ratio>) -> String {
+pub(super) fn ratio(ratio: Option<Ratio>) -> String {
     match ratio {
         None => "-".to_owned(),
         Some(Ratio { value, low: Some(low), high: Some(high) }) => format!("{value:.3} [{low:.3} {high:.3}]"),
