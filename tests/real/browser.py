@@ -37,6 +37,10 @@ ARGUMENTS = [
 ]
 
 
+class Moved(Exception):
+    """The page went elsewhere while it was asked."""
+
+
 class Browser:
     """One Chromium with one page; a context manager."""
 
@@ -83,6 +87,9 @@ class Browser:
         while True:
             answer = json.loads(self.socket.recv(timeout=PATIENCE_S))
             if answer.get("id") == self.number:
+                said = answer.get("error", {}).get("message", "")
+                if "navigated" in said or "context" in said:
+                    raise Moved(said)
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return answer["result"]
             if "method" in answer:
@@ -107,7 +114,10 @@ class Browser:
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
             # An element has no value outside the page.
-            value = self.run(f"((value) => (value instanceof Node ? true : value))({expression})")
+            try:
+                value = self.run(f"((value) => (value instanceof Node ? true : value))({expression})")
+            except Moved:
+                continue
             if value:
                 return value
             time.sleep(PAUSE_S)

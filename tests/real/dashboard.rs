@@ -93,7 +93,7 @@ fn the_dashboard_shows_changes_and_survives_in_a_real_browser() {
         std::fs::write(&path, secret).expect("a file");
         format!("[[admin.token]]\nfile = \"{}\"\nrole = \"{name}\"\n", path.display())
     };
-    let common = "log = { access = false }\nhealth = { interval = \"200ms\" }\n";
+    let common = "log = { access = false }\n";
     let tokens = token("operate", OPERATE) + &token("read", READ);
     let proxy = Proxy::start(&format!("{common}{tokens}{}", tables(&fleet)));
     let address: SocketAddr = proxy.base.trim_start_matches("http://").parse().expect("an address");
