@@ -18,7 +18,7 @@ use crate::section::{Section, cell, median, range, verdict};
 pub(crate) const CONNECTIONS: usize = 64;
 pub(crate) const NODES: usize = 3;
 /// Ours over HAProxy's, at most.
-const RATIO_TARGET: f64 = 1.15;
+pub(crate) const RATIO_TARGET: f64 = 1.15;
 
 /// One proxy in one round, per request.
 #[derive(Clone, Copy, Debug)]

@@ -4,7 +4,7 @@
 //! per small request), `idle` (memory of 10,000 idle clients), `bulk` (1 GB down and up), `disconnect` (how soon a node
 //! hears that its client is gone). Options go after `--`: `--seconds`, `--rounds`, `--only cost,idle`, `--peers haproxy,nginx`,
 //! `--callgrind`, `--output json`, `--show-configs`. What peers and tools need: `apt install haproxy nginx-light
-//! linux-perf valgrind`; `taskset` is in util-linux.
+//! linux-perf strace valgrind`; `taskset` is in util-linux.
 //!
 //! Every proxy has one thread, round robin, keep-alive on both sides and no access log; `--show-configs` prints the
 //! configurations. The order of proxies rotates through the rounds, and ratios are taken within a round, because a shared
@@ -50,7 +50,7 @@ struct Args {
     /// Compare with these; `--peers none` with nobody
     #[arg(long, value_enum, value_delimiter = ',', default_value = "haproxy,nginx")]
     peers: Vec<Peer>,
-    /// Also count user instructions per request under callgrind, which works where perf does not count
+    /// Also count user instructions per request under callgrind and system calls under strace, where perf does not count
     #[arg(long)]
     callgrind: bool,
     /// Idle clients to hold

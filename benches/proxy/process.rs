@@ -61,6 +61,14 @@ pub(crate) fn cpu_time(pids: &[u32]) -> Result<Duration, Failure> {
     Ok(Duration::from_nanos(nanoseconds))
 }
 
+/// Whether a tracer is attached to every thread of these processes.
+pub(crate) fn is_traced(pids: &[u32]) -> bool {
+    let threads = |pid: &u32| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut statuses =
+        pids.iter().flat_map(threads).filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
+    statuses.all(|status| !status.lines().any(|line| line.trim_end() == "TracerPid:\t0"))
+}
+
 /// Room for the clients here and in the processes that inherit the limit.
 pub(crate) fn raise_file_limit(clients: u32) -> Result<(), Failure> {
     let (_, hard) = rlimit::Resource::NOFILE.get()?;
