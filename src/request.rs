@@ -67,16 +67,20 @@ pub struct Kinds {
     growing: Mutex<()>,
 }
 
+/// Names come from clients, but there are few of them: a seeded hash is enough, and a cryptographic one costs more than
+/// the rest of the look-up.
+type ByName<T> = HashMap<String, T, foldhash::fast::RandomState>;
+
 #[derive(Clone, Debug, Default)]
 struct KindTable {
     /// route -> model (empty for none) -> kind
-    ids: HashMap<String, HashMap<String, KindId>>,
+    ids: ByName<ByName<KindId>>,
     names: Vec<(String, String)>,
 }
 
 impl Default for Kinds {
     fn default() -> Self {
-        let table = KindTable { ids: HashMap::new(), names: vec![("other".to_owned(), String::new())] };
+        let table = KindTable { ids: ByName::default(), names: vec![("other".to_owned(), String::new())] };
         Kinds { known: ArcSwap::from_pointee(table), growing: Mutex::new(()) }
     }
 }

@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
@@ -20,12 +21,25 @@ impl Alarm {
         Alarm(Box::pin(tokio::time::sleep_until(until)))
     }
 
-    /// Waits for `future`, but not beyond `until`: then `None`.
-    pub(super) async fn within<F: Future>(&mut self, until: Instant, future: F) -> Option<F::Output> {
+    /// Waits for `future`, but not longer than `patience` and not beyond `deadline`: then `None`. The time counts from
+    /// the moment that there is something to wait for, and only then the clock is read.
+    pub(super) async fn within<F: Future>(
+        &mut self,
+        patience: Duration,
+        deadline: Option<Instant>,
+        future: F,
+    ) -> Option<F::Output> {
         let mut future = pin!(future);
+        let mut until = None;
         std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending => self.poll(until, cx).map(|()| None),
+            Poll::Pending => {
+                let until = *until.get_or_insert_with(|| {
+                    let until = Instant::now() + patience;
+                    deadline.map_or(until, |deadline| deadline.min(until))
+                });
+                self.poll(until, cx).map(|()| None)
+            }
         })
         .await
     }
@@ -46,23 +60,23 @@ impl Alarm {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test]
     async fn every_wait_ends_at_its_own_time_whatever_came_before() {
-        let after = |millis| Instant::now() + Duration::from_millis(millis);
-        let (soon, late) = (5, 600_000);
-        let mut alarm = Alarm::new(after(late));
-        assert_eq!(alarm.within(after(late), std::future::ready(1)).await, Some(1));
+        let (soon, late) = (Duration::from_millis(5), Duration::from_secs(600));
+        let mut alarm = Alarm::new(Instant::now() + late);
+        assert_eq!(alarm.within(late, None, std::future::ready(1)).await, Some(1));
         // Earlier than it was set for.
-        assert_eq!(alarm.within(after(soon), std::future::pending::<()>()).await, None);
+        assert_eq!(alarm.within(soon, None, std::future::pending::<()>()).await, None);
         // It has rung, and must not ring for this one.
-        let wait = tokio::time::sleep(Duration::from_millis(2 * soon));
-        assert_eq!(alarm.within(after(late), wait).await, Some(()));
-        assert_eq!(alarm.within(after(soon), std::future::pending::<()>()).await, None);
-        assert_eq!(alarm.within(Instant::now(), std::future::pending::<()>()).await, None);
-        assert_eq!(alarm.within(Instant::now(), std::future::ready(2)).await, Some(2));
+        let wait = tokio::time::sleep(2 * soon);
+        assert_eq!(alarm.within(late, None, wait).await, Some(()));
+        assert_eq!(alarm.within(soon, None, std::future::pending::<()>()).await, None);
+        // Whichever comes first.
+        assert_eq!(alarm.within(late, Some(Instant::now() + soon), std::future::pending::<()>()).await, None);
+        assert_eq!(alarm.within(soon, Some(Instant::now() + late), std::future::pending::<()>()).await, None);
+        assert_eq!(alarm.within(Duration::ZERO, None, std::future::pending::<()>()).await, None);
+        assert_eq!(alarm.within(Duration::ZERO, None, std::future::ready(2)).await, Some(2));
     }
 }

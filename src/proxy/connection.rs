@@ -14,8 +14,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::handler::Handler;
 use http::Request;
 use http_body::Body as HttpBody;
 use hyper::body::Incoming;
@@ -25,7 +23,6 @@ use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tower_service::Service;
 
 use crate::clock::Time;
 use crate::config::{Settings, Timeouts};
@@ -55,7 +52,10 @@ pub(super) struct Conn {
 
 /// A request of a connection is under way; the connection is not idle as long as this lives.
 #[derive(Debug)]
-pub(super) struct Busy(Arc<Conn>);
+pub(super) struct Busy {
+    conn: Arc<Conn>,
+    ended: bool,
+}
 
 impl Conn {
     fn new(worker: Arc<Worker>, peer: SocketAddr, framing: Arc<ConnState>) -> Conn {
@@ -77,7 +77,7 @@ impl Conn {
     /// Starts the next request; returns its index on this connection, from 0.
     pub(super) fn begin(self: &Arc<Self>) -> (u64, Busy) {
         self.open.fetch_add(1, Ordering::Relaxed);
-        (self.requests.fetch_add(1, Ordering::Relaxed), Busy(Arc::clone(self)))
+        (self.requests.fetch_add(1, Ordering::Relaxed), Busy { conn: Arc::clone(self), ended: false })
     }
 
     /// The timer for the waits of a request; a new one would ring after `patience`.
@@ -104,11 +104,21 @@ impl Conn {
     }
 }
 
+impl Busy {
+    /// The request has ended, `now`.
+    pub(super) fn end(&mut self, now: Time) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.conn.idle_since.store(now.as_micros(), Ordering::Relaxed);
+            self.conn.open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Drop for Busy {
     fn drop(&mut self) {
-        let now = self.0.worker.app.clock.now();
-        self.0.idle_since.store(now.as_micros(), Ordering::Relaxed);
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        if !self.ended {
+            self.end(self.conn.worker.app.clock.now());
+        }
     }
 }
 
@@ -197,9 +207,9 @@ pub(super) async fn serve(
     let settings = app.settings.load_full();
     let framing = Arc::new(ConnState::default());
     let conn = Arc::new(Conn::new(worker, peer, Arc::clone(&framing)));
-    // A handler as a service: a router would look the path up among routes that do not exist.
-    let handler = handle.with_state(Arc::clone(&conn));
-    let mut service = service_fn(move |request: Request<Incoming>| handler.clone().call(request.map(Body::new)));
+    // Not a router: it would look the path up among routes that do not exist, and box every request.
+    let handling = Arc::clone(&conn);
+    let mut service = service_fn(move |request: Request<Incoming>| handle(Arc::clone(&handling), request));
     let mut io = TokioIo::new(GuardedIo::new(stream, framing_limits(&settings), framing));
     let builder = builder(&settings);
     let accepted = app.clock.now();

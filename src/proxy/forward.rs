@@ -4,19 +4,19 @@
 //! if the method is idempotent or the route says so. A retry is a new attempt with its own decision, never on a node
 //! that was tried, and is paid for from a budget, so that a sick fleet is not asked three times as much.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::State;
 use axum::response::Response;
-use http::{HeaderValue, Method, Request, Uri, Version, header, request, response};
+use http::{HeaderName, HeaderValue, Method, Request, Version, header, response};
+use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::balancer::{Ticket, Verdict};
 use crate::clock::Time;
 use crate::config::{Settings, Timeouts};
-use crate::fleet::Node;
 use crate::node::NodeId;
 use crate::outcome::{Censor, Failure, Outcome};
 use crate::proxy::alarm::Alarm;
@@ -25,19 +25,21 @@ use crate::proxy::headers::{self, Survey};
 use crate::proxy::inspect::ResponseScan;
 use crate::proxy::intake::{Intake, address_hash, take_in};
 use crate::proxy::models;
+use crate::proxy::outgoing::Outgoing;
 use crate::proxy::relay::{Attempt, Patience, Relay};
-use crate::proxy::reply::ProxyError;
+use crate::proxy::reply::{ProxyError, is_openai};
 use crate::proxy::story::Story;
 use crate::proxy::upload::{RequestBody, UploadFault, UploadState};
 use crate::proxy::upstream::{ConnectError, ExchangeError, Upstream};
 use crate::proxy::worker::Worker;
 
 /// The proxied route: every request that no admin API takes comes here.
-pub(super) async fn handle(State(conn): State<Arc<Conn>>, request: Request<Body>) -> Response {
+pub(super) async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Result<Response, Infallible> {
     let (index, busy) = conn.begin();
     let worker = &conn.worker;
-    let (parts, body) = request.into_parts();
-    let path = parts.uri.clone();
+    let (head, body) = request.into_parts();
+    let openai = is_openai(head.uri.path());
+    let request = Outgoing::new(head);
     let settings = worker.app.settings.load_full();
     let mut passage = Passage {
         worker: Arc::clone(worker),
@@ -52,13 +54,13 @@ pub(super) async fn handle(State(conn): State<Arc<Conn>>, request: Request<Body>
     };
     let mut alarm = conn.take_alarm(passage.settings.timeouts.first_byte);
     let passed = match conn.framing.refusal_of(index) {
-        None => passage.pass(&conn, parts, body, &mut alarm).await,
+        None => passage.pass(&conn, request, body, &mut alarm).await,
         Some(refusal) => {
             worker.app.telemetry.refused(refusal.reason);
             Err(ProxyError::bad_request(refusal.status, refusal.reason, refusal.detail))
         }
     };
-    let response = passed.unwrap_or_else(|error| passage.refuse(error, path.path()));
+    let response = passed.unwrap_or_else(|error| passage.refuse(error, openai));
     passage.answered = true;
     conn.keep_alarm(alarm);
     if let Some(mut story) = passage.story.take() {
@@ -67,7 +69,7 @@ pub(super) async fn handle(State(conn): State<Arc<Conn>>, request: Request<Body>
         story.tell(worker.app.clock.now(), "answered");
     }
     conn.framing.answered(index, response.status());
-    response
+    Ok(response)
 }
 
 /// A request on its way through.
@@ -75,7 +77,7 @@ pub(super) struct Passage {
     pub(super) worker: Arc<Worker>,
     pub(super) settings: Arc<Settings>,
     pub(super) story: Option<Box<Story>>,
-    request_id: Option<HeaderValue>,
+    pub(super) request_id: Option<HeaderValue>,
     /// When the request came.
     pub(super) arrived: Time,
     pub(super) deadline: Option<Instant>,
@@ -86,15 +88,12 @@ pub(super) struct Passage {
     answered: bool,
 }
 
-/// A request head and body as they go to a node.
-pub(super) type Outgoing = Request<RequestBody>;
-
 /// Why an attempt brought no response.
 pub(super) struct Failed {
     pub(super) error: ProxyError,
     pub(super) outcome: Outcome,
     /// The request, if nothing of it was written and it can be sent again.
-    pub(super) unsent: Option<Outgoing>,
+    pub(super) unsent: Option<Box<Outgoing>>,
 }
 
 /// The status that the log and the metrics give a request whose client left before any answer (as nginx does).
@@ -119,23 +118,24 @@ impl Passage {
     }
 
     /// Answers without a node.
-    fn refuse(&mut self, error: ProxyError, path: &str) -> Response {
+    fn refuse(&mut self, error: ProxyError, openai: bool) -> Response {
         let status = error.status.as_u16();
         self.worker.app.telemetry.answered(None, status);
         if let Some(mut story) = self.story.take() {
             story.status = status;
             story.tell(self.worker.app.clock.now(), error.code);
         }
-        error.into_response(path, self.request_id.take())
+        error.into_response(openai, self.request_id.take())
     }
 
     async fn pass(
         &mut self,
         conn: &Conn,
-        mut head: request::Parts,
-        body: Body,
+        mut request: Box<Outgoing>,
+        body: Incoming,
         alarm: &mut Alarm,
     ) -> Result<Response, ProxyError> {
+        let head = &mut request.head;
         let settings = Arc::clone(&self.settings);
         let trusted = &settings.forward.trusted_proxies;
         let client = headers::client_address(&head.headers, conn.peer.ip(), trusted);
@@ -155,7 +155,7 @@ impl Passage {
         }
         let seen = Survey::of(&head.headers);
         let upgrade = headers::strip_hop_by_hop(&mut head.headers, seen);
-        let id = self.worker.with_rng(|rng| conn.introduction.introduce(&mut head.headers, seen, rng));
+        let (told, id) = self.worker.with_rng(|rng| conn.introduction.introduce(&mut head.headers, seen, rng));
         if let Some(story) = &mut self.story {
             story.request_id = Some(id.clone());
         }
@@ -165,11 +165,13 @@ impl Passage {
             head.headers.remove(header::EXPECT);
         }
         if head.method == Method::GET && head.uri.path() == "/v1/models" {
-            return models::merged(&self.worker, &settings, &head.headers).await;
+            request.told = told;
+            return Box::pin(models::merged(&self.worker, &settings, request)).await;
         }
         let hash = if client == conn.peer.ip() { conn.peer_hash } else { address_hash(client) };
-        let taken = take_in(&self.worker.app, &settings, &head, hash, body, alarm).await;
-        let intake = taken.map_err(|error| self.client_fault(conn, error))?;
+        let taken = take_in(&self.worker.app, &settings, head, seen, hash, body, alarm).await;
+        let mut intake = taken.map_err(|error| self.client_fault(conn, error))?;
+        (request.told, request.body) = (told, std::mem::replace(&mut intake.body, RequestBody::Empty));
         self.route_timeouts = intake.route;
         self.deadline = self.timeouts().total.map(|total| Instant::now() + total);
         if let Some(story) = &mut self.story {
@@ -177,8 +179,9 @@ impl Passage {
         }
         self.worker.app.retries.deposit(started);
         match upgrade {
-            Some(protocol) => self.tunnel(head, intake, protocol, alarm).await,
-            None => self.attempts(conn, head, intake, alarm).await,
+            // Boxed, like all that is seldom: the future of every request is as large as its largest branch.
+            Some(protocol) => Box::pin(self.tunnel(request, intake, protocol, alarm)).await,
+            None => self.attempts(conn, request, intake, alarm).await,
         }
     }
 
@@ -196,24 +199,18 @@ impl Passage {
     async fn attempts(
         &mut self,
         conn: &Conn,
-        head: request::Parts,
-        mut intake: Intake,
+        mut request: Box<Outgoing>,
+        intake: Intake,
         alarm: &mut Alarm,
     ) -> Result<Response, ProxyError> {
-        let repeatable = self.may_repeat(&head.method, intake.route);
         // Only what may be sent a second time after it was sent needs a copy.
-        let spare = match &intake.body {
-            RequestBody::Empty if repeatable => Some((head.clone(), RequestBody::Empty)),
-            RequestBody::Whole(bytes) if repeatable => Some((head.clone(), RequestBody::Whole(bytes.clone()))),
-            _ => None,
-        };
-        let body = std::mem::replace(&mut intake.body, RequestBody::Empty);
-        let mut request = outgoing(head, body);
+        let repeatable = self.may_repeat(&request.head.method, intake.route);
+        let spare = if repeatable { request.again() } else { None };
         let mut tried: Vec<NodeId> = Vec::new();
         loop {
             let mut ticket = match self.decide(&intake, &tried, &request) {
                 Verdict::Go(ticket) => self.begin(ticket),
-                verdict => self.settle(verdict, intake.shape.model.as_deref(), alarm).await?,
+                verdict => Box::pin(self.settle(verdict, intake.shape.model.as_deref(), alarm)).await?,
             };
             let upload = intake.upload.as_deref();
             let failed = match self.attempt(&mut ticket, request, upload, alarm).await {
@@ -229,14 +226,7 @@ impl Passage {
             }
             tried.push(node);
             let unsent = failed.unsent.is_some();
-            let again = failed.unsent.or_else(|| {
-                let (head, body) = spare.as_ref()?;
-                let body = match body {
-                    RequestBody::Whole(bytes) => RequestBody::Whole(bytes.clone()),
-                    _ => RequestBody::Empty,
-                };
-                Some(outgoing(head.clone(), body))
-            });
+            let again = failed.unsent.or_else(|| spare.as_ref()?.again());
             let Some(again) = again else { return Err(failed.error) };
             if !self.may_try_again(&tried, now) {
                 return Err(failed.error);
@@ -264,12 +254,12 @@ impl Passage {
     async fn attempt(
         &self,
         ticket: &mut Ticket,
-        mut request: Outgoing,
+        mut request: Box<Outgoing>,
         upload: Option<&UploadState>,
         alarm: &mut Alarm,
     ) -> Result<(Upstream, response::Parts), Failed> {
         let node = Arc::clone(ticket.node());
-        address(&mut request, &node, self.settings.forward.preserve_host);
+        request.address(&node, self.settings.forward.preserve_host);
         let timeouts = self.timeouts();
         let limits = &self.settings.limits;
         let now = ticket.started();
@@ -279,7 +269,7 @@ impl Passage {
                 Some(upstream) => upstream,
                 None => {
                     let open = &self.worker.app.open_connections;
-                    match Upstream::connect(&node, open, limits, timeouts.connect, now).await {
+                    match Box::pin(Upstream::connect(&node, open, limits, timeouts.connect, now)).await {
                         Ok(upstream) => upstream,
                         Err(error) => return Err(not_connected(error, &node.spec.name, request)),
                     }
@@ -309,11 +299,11 @@ impl Passage {
 
     fn relay(&mut self, ticket: Ticket, upstream: Upstream, mut head: response::Parts, intake: &Intake) -> Response {
         let status = head.status.as_u16();
-        let retry_after = head.headers.get(header::RETRY_AFTER).map(retry_after);
-        let kind = head.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-        let coding = head.headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes);
-        let scan = ResponseScan::new(kind, coding);
         let seen = Survey::of(&head.headers);
+        let get = |name: HeaderName| head.headers.get(name).map(HeaderValue::as_bytes);
+        let retry_after = if seen.retry_after { get(header::RETRY_AFTER).map(retry_after) } else { None };
+        let coding = if seen.coding { get(header::CONTENT_ENCODING) } else { None };
+        let scan = ResponseScan::new(get(header::CONTENT_TYPE), coding);
         headers::strip_hop_by_hop(&mut head.headers, seen);
         headers::append_via(&mut head.headers);
         if let Some(id) = self.request_id.take() {
@@ -345,7 +335,7 @@ impl Passage {
 /// Sends the request and waits for the response head; `None` if it did not come in time.
 async fn wait_for_head(
     upstream: &mut Upstream,
-    request: Outgoing,
+    request: Box<Outgoing>,
     first_byte: Duration,
     deadline: Option<Instant>,
     upload: Option<&UploadState>,
@@ -354,9 +344,7 @@ async fn wait_for_head(
     let mut exchange = std::pin::pin!(upstream.exchange(request));
     let mut pieces = 0;
     loop {
-        let patience = Instant::now() + first_byte;
-        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
-        match alarm.within(until, exchange.as_mut()).await {
+        match alarm.within(first_byte, deadline, exchange.as_mut()).await {
             Some(exchanged) => return Some(exchanged),
             None if deadline.is_some_and(|deadline| Instant::now() >= deadline) => return None,
             // The time counts from when the node has the whole request, as long as it goes on taking it.
@@ -366,37 +354,13 @@ async fn wait_for_head(
     }
 }
 
-pub(super) fn outgoing(head: request::Parts, body: RequestBody) -> Outgoing {
-    let mut request = Request::from_parts(head, body);
-    *request.version_mut() = Version::HTTP_11;
-    request.extensions_mut().clear();
-    request
-}
-
-/// Directs the request to a node: origin form, base path, `Host`.
-pub(super) fn address(request: &mut Outgoing, node: &Node, preserve_host: bool) {
-    let uri = request.uri();
-    if node.has_base_path || uri.authority().is_some() || uri.path().is_empty() {
-        let tail = uri.path_and_query().map_or("/", |tail| tail.as_str());
-        let tail = if tail.starts_with('/') || tail == "*" { tail } else { "/" };
-        // Parts of valid URIs make a valid URI; if not, the request goes to the root rather than nowhere.
-        let base = node.spec.base_path();
-        *request.uri_mut() = format!("{base}{tail}").parse().unwrap_or(Uri::from_static("/"));
-    }
-    if (!preserve_host || !request.headers().contains_key(header::HOST))
-        && let Ok(host) = HeaderValue::from_str(node.spec.authority())
-    {
-        request.headers_mut().insert(header::HOST, host);
-    }
-}
-
 /// `Retry-After` in seconds; a date or nonsense counts as the default pause.
-fn retry_after(value: &HeaderValue) -> Duration {
-    let seconds = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+fn retry_after(value: &[u8]) -> Duration {
+    let seconds = std::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
     seconds.map_or(crate::fleet::FULL_DEFAULT, Duration::from_secs)
 }
 
-pub(super) fn not_connected(error: ConnectError, node: &str, request: Outgoing) -> Failed {
+pub(super) fn not_connected(error: ConnectError, node: &str, request: Box<Outgoing>) -> Failed {
     let (error, outcome) = match error {
         ConnectError::TooMany => {
             (ProxyError::node_full(node), Outcome::Full { status: 503, retry_after: Some(Duration::ZERO) })

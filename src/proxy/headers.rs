@@ -7,7 +7,6 @@
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
@@ -15,7 +14,8 @@ use crate::balancer::Decision;
 
 /// How this proxy calls itself in `Via` and `Proxy-Status`.
 pub(super) const PSEUDONYM: &str = "bellwether";
-const VIA: HeaderValue = HeaderValue::from_static("1.1 bellwether");
+const VIA: HeaderValue = HeaderValue::from_static(VIA_TEXT);
+const VIA_TEXT: &str = "1.1 bellwether";
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -32,6 +32,9 @@ const TOLD_PREDICTED_MS: HeaderName = HeaderName::from_static("x-bellwether-pred
 
 /// The longest client-made request id that is kept.
 const REQUEST_ID_MAX: usize = 128;
+
+/// Room for the fields that carry the ids of a request.
+const IDS_BYTES: usize = 128;
 
 /// Tells a client that debugs which node answered, who chose it, and what was predicted. A node's own words of these
 /// names go.
@@ -62,6 +65,11 @@ pub(super) struct Survey {
     forwarding: bool,
     traceparent: bool,
     request_id: bool,
+    host: bool,
+    /// `Content-Encoding`.
+    pub(super) coding: bool,
+    /// `Retry-After`.
+    pub(super) retry_after: bool,
     /// `Expect`.
     pub(super) expect: bool,
 }
@@ -78,6 +86,9 @@ impl Survey {
                 "traceparent" => &mut seen.traceparent,
                 "x-request-id" => &mut seen.request_id,
                 "expect" => &mut seen.expect,
+                "host" => &mut seen.host,
+                "content-encoding" => &mut seen.coding,
+                "retry-after" => &mut seen.retry_after,
                 _ => continue,
             };
             *flag = true;
@@ -157,39 +168,61 @@ pub(super) struct Introduction {
     believed: bool,
     /// For `X-Forwarded-For`.
     address: HeaderValue,
-    /// The last `Host`, and the element of `Forwarded` that goes with it.
-    element: Mutex<Option<(HeaderValue, HeaderValue)>>,
+    /// What is said with the last `Host`, since a client seldom changes it.
+    said: Mutex<Option<Said>>,
+}
+
+/// What is said of requests with one `Host`.
+#[derive(Debug)]
+struct Said {
+    host: Option<HeaderValue>,
+    /// For `Forwarded`.
+    element: HeaderValue,
+    /// All fields that need no id, encoded.
+    text: Vec<u8>,
 }
 
 impl Introduction {
     pub(super) fn new(peer: IpAddr, trusted: &[IpNet]) -> Introduction {
         let address = value(peer.to_string());
-        Introduction { peer, believed: is_trusted(peer, trusted), address, element: Mutex::new(None) }
+        Introduction { peer, believed: is_trusted(peer, trusted), address, said: Mutex::new(None) }
     }
 
-    /// Tells the node who asks, through whom, and under which id. Returns that id.
-    pub(super) fn introduce(&self, headers: &mut HeaderMap, seen: Survey, rng: &mut fastrand::Rng) -> HeaderValue {
-        // One growth of the table instead of two or three.
-        headers.reserve(8);
-        let host = headers.get(header::HOST).cloned();
-        let element = self.forwarded_element(host.as_ref());
+    /// Tells the node who asks, through whom, and under which id: what is to be sent behind `headers`, encoded. From
+    /// `headers` goes what would contradict it. Returns the request's id, too.
+    pub(super) fn introduce(
+        &self,
+        headers: &mut HeaderMap,
+        seen: Survey,
+        rng: &mut fastrand::Rng,
+    ) -> (Vec<u8>, HeaderValue) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let host = if seen.host { headers.get(header::HOST) } else { None };
+        let said = match &mut *said {
+            Some(said) if said.host.as_ref() == host => said,
+            said => said.insert(self.say(host.cloned())),
+        };
+        let mut told;
         if self.believed && seen.forwarding {
-            self.extend(headers, host, &element);
+            told = Vec::with_capacity(IDS_BYTES);
+            self.extend(headers, &said.element);
+            write_field(&mut told, header::VIA.as_str(), VIA_TEXT.as_bytes());
         } else {
-            headers.insert(X_FORWARDED_FOR, self.address.clone());
-            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-            match host {
-                Some(host) => headers.insert(X_FORWARDED_HOST, host),
-                None => headers.remove(X_FORWARDED_HOST),
-            };
-            headers.insert(header::FORWARDED, element);
+            if seen.forwarding {
+                for name in [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, header::FORWARDED] {
+                    headers.remove(name);
+                }
+            }
+            told = Vec::with_capacity(said.text.len() + IDS_BYTES);
+            told.extend_from_slice(&said.text);
         }
-        append_via(headers);
-        identify(headers, seen, rng)
+        let id = identify(headers, seen, rng, &mut told);
+        (told, id)
     }
 
     /// Adds to what a trusted proxy says, or says what it leaves out.
-    fn extend(&self, headers: &mut HeaderMap, host: Option<HeaderValue>, element: &HeaderValue) {
+    fn extend(&self, headers: &mut HeaderMap, element: &HeaderValue) {
+        let host = headers.get(header::HOST).cloned();
         extend_list(headers, X_FORWARDED_FOR, &self.address);
         extend_list(headers, header::FORWARDED, element);
         headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
@@ -198,20 +231,26 @@ impl Introduction {
         }
     }
 
-    /// `for=192.0.2.7;host="api.example:8080";proto=http` (RFC 7239); remembered, since a client seldom changes `Host`.
-    fn forwarded_element(&self, host: Option<&HeaderValue>) -> HeaderValue {
-        let mut last = self.element.lock().unwrap_or_else(PoisonError::into_inner);
-        let host = host.cloned().unwrap_or(HeaderValue::from_static(""));
-        if let Some((known, element)) = &*last
-            && *known == host
-        {
-            return element.clone();
+    fn say(&self, host: Option<HeaderValue>) -> Said {
+        let element = self.forwarded_element(host.as_ref());
+        let mut text = Vec::new();
+        write_field(&mut text, X_FORWARDED_FOR.as_str(), self.address.as_bytes());
+        write_field(&mut text, X_FORWARDED_PROTO.as_str(), b"http");
+        if let Some(host) = &host {
+            write_field(&mut text, X_FORWARDED_HOST.as_str(), host.as_bytes());
         }
+        write_field(&mut text, header::FORWARDED.as_str(), element.as_bytes());
+        write_field(&mut text, header::VIA.as_str(), VIA_TEXT.as_bytes());
+        Said { host, element, text }
+    }
+
+    /// `for=192.0.2.7;host="api.example:8080";proto=http` (RFC 7239).
+    fn forwarded_element(&self, host: Option<&HeaderValue>) -> HeaderValue {
         let mut text = match self.peer {
             IpAddr::V4(peer) => format!("for={peer}"),
             IpAddr::V6(peer) => format!("for=\"[{peer}]\""),
         };
-        if let Ok(host) = host.to_str()
+        if let Some(Ok(host)) = host.map(HeaderValue::to_str)
             && !host.is_empty()
             && !host.contains(['"', '\\'])
         {
@@ -220,9 +259,14 @@ impl Introduction {
             text.push('"');
         }
         text.push_str(";proto=http");
-        let element = value(text);
-        *last = Some((host, element.clone()));
-        element
+        value(text)
+    }
+}
+
+/// Appends a field as it is sent.
+fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        out.extend_from_slice(part);
     }
 }
 
@@ -236,22 +280,28 @@ pub(super) fn append_via(headers: &mut HeaderMap) {
     headers.append(header::VIA, VIA);
 }
 
-/// Keeps the client's trace and request id if they are presentable, else makes them. Returns the request id.
+/// Keeps the client's trace and request id if they are presentable, else makes them and adds them to `told`. Returns the
+/// request id.
 ///
-/// Where both are made they are one: the request id is the trace id, and one buffer holds both fields.
-fn identify(headers: &mut HeaderMap, seen: Survey, rng: &mut fastrand::Rng) -> HeaderValue {
+/// Where both are made they are one: the request id is the trace id.
+fn identify(headers: &mut HeaderMap, seen: Survey, rng: &mut fastrand::Rng, told: &mut Vec<u8>) -> HeaderValue {
     let kept = if seen.request_id { headers.get(X_REQUEST_ID).filter(|id| is_presentable(id)).cloned() } else { None };
-    if seen.traceparent && kept.is_some() {
-        return kept.unwrap_or(HeaderValue::from_static(""));
+    if seen.traceparent
+        && let Some(kept) = kept
+    {
+        return kept;
     }
     let made = trace_context(rng.u128(1..), rng.u64(1..));
     if !seen.traceparent {
-        headers.insert(TRACEPARENT, header_value(made.clone()));
+        write_field(told, TRACEPARENT.as_str(), &made);
     }
     kept.unwrap_or_else(|| {
-        let id = header_value(made.slice(3..35));
-        headers.insert(X_REQUEST_ID, id.clone());
-        id
+        if seen.request_id {
+            headers.remove(X_REQUEST_ID);
+        }
+        let id = &made[TRACE_ID];
+        write_field(told, X_REQUEST_ID.as_str(), id);
+        HeaderValue::from_bytes(id).unwrap_or(HeaderValue::from_static("unknown"))
     })
 }
 
@@ -259,8 +309,11 @@ fn is_presentable(id: &HeaderValue) -> bool {
     (1..=REQUEST_ID_MAX).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
 }
 
+/// Where the trace id stands in a trace context.
+const TRACE_ID: std::ops::Range<usize> = 3..35;
+
 /// `00-TRACE-SPAN-00`: not sampled, since nobody here records spans.
-fn trace_context(trace: u128, span: u64) -> Bytes {
+fn trace_context(trace: u128, span: u64) -> [u8; 55] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
     let mut write = |from: usize, bytes: &[u8]| {
@@ -269,13 +322,9 @@ fn trace_context(trace: u128, span: u64) -> Bytes {
             text[from + 2 * at + 1] = DIGITS[usize::from(byte & 15)];
         }
     };
-    write(3, &trace.to_be_bytes());
+    write(TRACE_ID.start, &trace.to_be_bytes());
     write(36, &span.to_be_bytes());
-    Bytes::copy_from_slice(&text)
-}
-
-fn header_value(text: Bytes) -> HeaderValue {
-    HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static("unknown"))
+    text
 }
 
 /// Appends to a comma-separated list that may be spread over several fields.
@@ -308,8 +357,18 @@ mod tests {
         strip_hop_by_hop(map, Survey::of(map))
     }
 
+    /// Introduces as a connection would, and puts what is told into the map to what the client said.
     fn tell(map: &mut HeaderMap, peer: &str, trusted: &[IpNet], rng: &mut fastrand::Rng) -> HeaderValue {
-        Introduction::new(ip(peer), trusted).introduce(map, Survey::of(map), rng)
+        let (told, id) = Introduction::new(ip(peer), trusted).introduce(map, Survey::of(map), rng);
+        let told = String::from_utf8(told).expect("text");
+        assert!(told.ends_with("\r\n"));
+        for field in told.split_terminator("\r\n") {
+            let (name, value) = field.split_once(": ").expect("a field");
+            let name = HeaderName::from_lowercase(name.as_bytes()).expect("a name");
+            assert!(name == header::VIA || !map.contains_key(&name), "{name} is said twice");
+            map.append(name, HeaderValue::from_str(value).expect("a value"));
+        }
+        id
     }
 
     fn ip(text: &str) -> IpAddr {

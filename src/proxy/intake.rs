@@ -17,11 +17,12 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, header, request};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
-use tokio::time::Instant;
+use hyper::body::Incoming;
 
 use crate::app::App;
 use crate::config::{Route, Settings};
 use crate::proxy::alarm::Alarm;
+use crate::proxy::headers::Survey;
 use crate::proxy::inspect::{Api, Look, look, model_in_path};
 use crate::proxy::reply::ProxyError;
 use crate::proxy::upload::{RequestBody, Streaming, UploadState};
@@ -55,8 +56,9 @@ pub(super) async fn take_in(
     app: &App,
     settings: &Settings,
     head: &request::Parts,
+    seen: Survey,
     client_hash: u64,
-    body: Body,
+    body: Incoming,
     alarm: &mut Alarm,
 ) -> Result<Intake, ProxyError> {
     let request::Parts { method, uri, headers, .. } = head;
@@ -73,7 +75,7 @@ pub(super) async fn take_in(
     let body = if body.is_end_stream() {
         RequestBody::Empty
     } else {
-        looked = is_json(headers, api);
+        looked = !seen.coding && is_json(headers, api);
         let bound = if looked { settings.limits.inspect_bytes_max } else { 0 };
         let begun = begin(body, bound, most, patience, alarm).await?;
         bytes = begun.bytes.clone();
@@ -88,22 +90,22 @@ pub(super) async fn take_in(
             }
         }
     };
-    let seen = if looked { look(&bytes, upload.is_none(), api) } else { Look::default() };
-    let model = seen.model.clone().or_else(|| model_in_path(uri.path()));
-    let (route, name) = route_of(settings, method, uri.path(), model.as_deref());
+    let found = if looked { look(&bytes, upload.is_none(), api) } else { Look::default() };
+    let model = found.model.clone().or_else(|| model_in_path(uri.path()));
+    let (route, name) = route_named(settings, method, uri.path(), model.as_deref(), api);
     let kind = app.kinds.of(name, model.as_deref());
-    let prompt_bytes = seen.prompt_bytes_of(length);
+    let prompt_bytes = found.prompt_bytes_of(length);
     let text_tokens = app.bytes_per_token.estimate(kind, prompt_bytes);
     let shape = RequestShape {
         kind,
         model: model.map(Arc::from),
-        streaming: if looked { seen.streaming } else { api.streams(None) },
-        prompt_tokens: seen.prompt_token_ids_of(length).saturating_add(text_tokens),
-        output_tokens_max: seen.output_tokens_max,
+        streaming: if looked { found.streaming } else { api.streams(None) },
+        prompt_tokens: found.prompt_token_ids_of(length).saturating_add(text_tokens),
+        output_tokens_max: found.output_tokens_max,
         body_bytes: length,
         client_hash,
     };
-    let prompt_bytes = if seen.is_all_text() { prompt_bytes } else { 0 };
+    let prompt_bytes = if found.is_all_text() { prompt_bytes } else { 0 };
     Ok(Intake { shape, body, route, upload, prompt_bytes })
 }
 
@@ -114,8 +116,18 @@ pub(crate) fn route_of<'a>(
     path: &str,
     model: Option<&str>,
 ) -> (Option<usize>, &'a str) {
+    route_named(settings, method, path, model, Api::of_path(path))
+}
+
+fn route_named<'a>(
+    settings: &'a Settings,
+    method: &Method,
+    path: &str,
+    model: Option<&str>,
+    api: Api,
+) -> (Option<usize>, &'a str) {
     let route = settings.routes.iter().position(|route| matches(route, method, path, model));
-    (route, route.map_or(Api::of_path(path).route_name(), |route| settings.routes[route].name.as_str()))
+    (route, route.map_or(api.route_name(), |route| settings.routes[route].name.as_str()))
 }
 
 /// A hash of a client's address, the same in every process: several proxies agree where a client belongs.
@@ -123,11 +135,8 @@ pub(crate) fn address_hash(client: IpAddr) -> u64 {
     BuildHasherDefault::<DefaultHasher>::default().hash_one(client)
 }
 
-/// Whether the body is worth a look: JSON by its type, or without a type on a path that takes JSON; not compressed.
+/// Whether a body that is not compressed is worth a look: JSON by its type, or without a type on a path that takes JSON.
 fn is_json(headers: &HeaderMap, api: Api) -> bool {
-    if headers.contains_key(header::CONTENT_ENCODING) {
-        return false;
-    }
     match headers.get(header::CONTENT_TYPE) {
         Some(kind) => {
             let essence = kind.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
@@ -151,7 +160,7 @@ fn matches(route: &Route, method: &Method, path: &str, model: Option<&str>) -> b
 
 /// Reads up to `bound` bytes of the body, and a little more if a piece is larger.
 async fn begin(
-    mut body: Body,
+    mut body: Incoming,
     bound: usize,
     most: u64,
     patience: Duration,
@@ -160,7 +169,7 @@ async fn begin(
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
     while first.len() + more.len() < bound {
-        let frame = match alarm.within(Instant::now() + patience, body.frame()).await {
+        let frame = match alarm.within(patience, None, body.frame()).await {
             Some(Some(Ok(frame))) => frame,
             Some(Some(Err(_))) => return Err(ProxyError::broken_upload()),
             Some(None) => return Ok(Begun { bytes: joined(first, &more), rest: None }),
@@ -182,7 +191,7 @@ async fn begin(
             return Ok(Begun { bytes: joined(first, &more), rest: None });
         }
     }
-    Ok(Begun { bytes: joined(first, &more), rest: Some(body) })
+    Ok(Begun { bytes: joined(first, &more), rest: Some(Body::new(body)) })
 }
 
 /// What is left of a body whose trailers have been read. Its size is not told: a body of known size is sent with a

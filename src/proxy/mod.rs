@@ -13,6 +13,7 @@ mod headers;
 pub mod inspect;
 mod intake;
 mod models;
+mod outgoing;
 mod relay;
 mod reply;
 mod server;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use http::{HeaderMap, HeaderValue, Request, header};
+use http::{HeaderValue, Method, Uri, header};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -18,9 +18,8 @@ use crate::clock::Time;
 use crate::config::Settings;
 use crate::fleet::{Node, State};
 use crate::outcome::Failure;
-use crate::proxy::forward::address;
+use crate::proxy::outgoing::Outgoing;
 use crate::proxy::reply::ProxyError;
-use crate::proxy::upload::RequestBody;
 use crate::proxy::upstream::Upstream;
 use crate::proxy::worker::Worker;
 
@@ -35,7 +34,7 @@ const LIST_BYTES_MAX: usize = 1024 * 1024;
 pub(super) async fn merged(
     worker: &Arc<Worker>,
     settings: &Arc<Settings>,
-    headers: &HeaderMap,
+    request: Box<Outgoing>,
 ) -> Result<Response, ProxyError> {
     let now = worker.app.clock.now();
     let fleet = worker.app.balancer.fleet();
@@ -51,7 +50,11 @@ pub(super) async fn merged(
             if asked.len() >= ASKED_AT_ONCE {
                 answered |= add(&mut models, asked.join_next().await);
             }
-            asked.spawn(ask(Arc::clone(worker), Arc::clone(settings), Arc::clone(node), headers.clone(), now));
+            let mut asking = request.about(Method::GET, Uri::from_static("/v1/models"), request.head.headers.clone());
+            // The list is read here, whatever the client accepts.
+            asking.head.headers.remove(header::ACCEPT_ENCODING);
+            asking.address(node, settings.forward.preserve_host);
+            asked.spawn(ask(Arc::clone(worker), Arc::clone(settings), Arc::clone(node), asking, now));
         }
     }
     while let Some(list) = asked.join_next().await {
@@ -89,15 +92,9 @@ async fn ask(
     worker: Arc<Worker>,
     settings: Arc<Settings>,
     node: Arc<Node>,
-    headers: HeaderMap,
+    request: Box<Outgoing>,
     now: Time,
 ) -> Option<Value> {
-    let mut request = Request::new(RequestBody::Empty);
-    *request.uri_mut() = http::Uri::from_static("/v1/models");
-    *request.headers_mut() = headers;
-    // The list is read here, whatever the client accepts.
-    request.headers_mut().remove(header::ACCEPT_ENCODING);
-    address(&mut request, &node, settings.forward.preserve_host);
     let limits = &settings.limits;
     let fetching = async {
         let mut upstream = match worker.pool.take(&node, limits, now) {

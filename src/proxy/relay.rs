@@ -16,6 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use crate::balancer::Ticket;
+use crate::clock::Time;
 use crate::config::Settings;
 use crate::outcome::{Censor, Failure, Outcome};
 use crate::proxy::connection::Busy;
@@ -79,20 +80,19 @@ pub(super) struct Relay {
 
 impl Relay {
     pub(super) fn new(attempt: Attempt, scan: ResponseScan, patience: Patience) -> Relay {
-        let ended = attempt.upstream.is_end_stream();
         let attempt = Some(Box::new(attempt));
         let mut relay = Relay { attempt, scan, patience, timer: None, broken: None, moved: false };
-        if ended {
-            relay.complete();
+        if let Some(attempt) = relay.attempt.as_ref().filter(|attempt| attempt.upstream.is_end_stream()) {
+            let now = attempt.worker.app.clock.now();
+            relay.complete(now);
         }
         relay
     }
 
-    fn received(&mut self, frame: &Frame<Bytes>) {
+    fn received(&mut self, now: Time, frame: &Frame<Bytes>) {
         self.moved = true;
         let Some(attempt) = &mut self.attempt else { return };
         let Some(data) = frame.data_ref() else { return };
-        let now = attempt.worker.app.clock.now();
         attempt.ticket.first_byte(now);
         let events = self.scan.feed(data);
         attempt.ticket.events(now, events);
@@ -102,10 +102,9 @@ impl Relay {
     }
 
     /// The response reached its end.
-    fn complete(&mut self) {
+    fn complete(&mut self, now: Time) {
         let Some(attempt) = self.attempt.take() else { return };
         let Attempt { mut ticket, upstream, story, worker, settings, busy, outcome, prompt_bytes } = *attempt;
-        let now = worker.app.clock.now();
         ticket.first_byte(now);
         let usage = self.scan.finish();
         ticket.usage(usage.prompt_tokens, usage.output_tokens);
@@ -117,7 +116,9 @@ impl Relay {
         if let Some(story) = story {
             story.tell(now, outcome.word());
         }
-        drop(busy);
+        if let Some(mut busy) = busy {
+            busy.end(now);
+        }
     }
 
     /// The response will not reach its end.
@@ -176,9 +177,10 @@ impl Body for Relay {
         match attempt.upstream.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 let ended = attempt.upstream.is_end_stream();
-                this.received(&frame);
+                let now = attempt.worker.app.clock.now();
+                this.received(now, &frame);
                 if ended {
-                    this.complete();
+                    this.complete(now);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -195,7 +197,8 @@ impl Body for Relay {
                 Poll::Pending
             }
             Poll::Ready(None) => {
-                this.complete();
+                let now = attempt.worker.app.clock.now();
+                this.complete(now);
                 Poll::Ready(None)
             }
             Poll::Pending => match this.poll_patience(cx) {

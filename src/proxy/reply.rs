@@ -51,6 +51,11 @@ pub(super) struct ProxyError {
     pub(super) close: bool,
 }
 
+/// Whether who asks for `path` expects errors as OpenAI words them.
+pub(super) fn is_openai(path: &str) -> bool {
+    path == "/v1" || path.starts_with("/v1/")
+}
+
 impl ProxyError {
     fn new(side: Side, status: StatusCode, token: &'static str, code: &'static str) -> ProxyError {
         ProxyError { side, status, token, code, message: Cow::Borrowed(""), retry_after: None, close: false }
@@ -160,9 +165,8 @@ impl ProxyError {
             .saying(message)
     }
 
-    /// The answer to a request for `path`.
-    pub(super) fn into_response(self, path: &str, request_id: Option<HeaderValue>) -> Response {
-        let openai = path == "/v1" || path.starts_with("/v1/");
+    /// The answer, in the shape that the client reads.
+    pub(super) fn into_response(self, openai: bool, request_id: Option<HeaderValue>) -> Response {
         let (kind, body) = if openai { self.openai_body() } else { self.problem_body() };
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
@@ -210,7 +214,7 @@ mod tests {
     #[test]
     fn a_refusal_says_when_to_come_back() {
         let rejection = Rejection { reason: Reason::AllFull, retry_after: Some(Duration::from_millis(1200)) };
-        let response = ProxyError::rejected(rejection, None, &[]).into_response("/api/x", None);
+        let response = ProxyError::rejected(rejection, None, &[]).into_response(is_openai("/api/x"), None);
         assert_eq!(response.status(), 503);
         assert_eq!(response.headers()["retry-after"], "2");
         assert_eq!(response.headers()["proxy-status"], "bellwether; error=connection_limit_reached");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use http::{HeaderValue, StatusCode, Version, header, request, response};
+use http::{HeaderValue, StatusCode, Version, header, response};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
@@ -20,15 +20,15 @@ use crate::node::NodeId;
 use crate::outcome::{Failure, Outcome};
 use crate::proxy::alarm::Alarm;
 use crate::proxy::connection::Busy;
-use crate::proxy::forward::{Outgoing, Passage, address, not_connected, outgoing};
+use crate::proxy::forward::{Passage, not_connected};
 use crate::proxy::headers;
 use crate::proxy::inspect::ResponseScan;
 use crate::proxy::intake::Intake;
+use crate::proxy::outgoing::Outgoing;
 use crate::proxy::relay::{Attempt, Patience, Relay};
 use crate::proxy::reply::ProxyError;
 use crate::proxy::server::Counted;
 use crate::proxy::story::Story;
-use crate::proxy::upload::RequestBody;
 use crate::proxy::upstream::{ExchangeError, Switched, Upstream};
 use crate::proxy::worker::Worker;
 
@@ -46,16 +46,15 @@ impl Passage {
     /// a handshake is a request that a node may have begun to work on.
     pub(super) async fn tunnel(
         &mut self,
-        mut head: request::Parts,
-        mut intake: Intake,
+        mut request: Box<Outgoing>,
+        intake: Intake,
         protocol: HeaderValue,
         alarm: &mut Alarm,
     ) -> Result<Response, ProxyError> {
-        let client = head.extensions.remove::<OnUpgrade>();
-        head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        head.headers.insert(header::UPGRADE, protocol.clone());
-        let id = head.headers.get(headers::X_REQUEST_ID).cloned();
-        let mut request = outgoing(head, std::mem::replace(&mut intake.body, RequestBody::Empty));
+        let client = request.head.extensions.remove::<OnUpgrade>();
+        request.head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        request.head.headers.insert(header::UPGRADE, protocol.clone());
+        let id = self.request_id.clone();
         let mut tried: Vec<NodeId> = Vec::new();
         let (ticket, upstream) = loop {
             let verdict = self.decide(&intake, &tried, &request);
@@ -77,7 +76,7 @@ impl Passage {
             app.telemetry.retried("unsent");
             request = unsent;
         };
-        address(&mut request, ticket.node(), self.settings.forward.preserve_host);
+        request.address(ticket.node(), self.settings.forward.preserve_host);
         let (timeouts, settings) = (self.timeouts().clone(), Arc::clone(&self.settings));
         let opening = Opening { ticket, story: self.story.take(), busy: self.busy.take(), timeouts, settings };
         opening.open(&self.worker, upstream, request, client, protocol, id).await
@@ -90,7 +89,7 @@ impl Opening {
         mut self,
         worker: &Arc<Worker>,
         upstream: Upstream,
-        request: Outgoing,
+        request: Box<Outgoing>,
         client_side: Option<OnUpgrade>,
         protocol: HeaderValue,
         id: Option<HeaderValue>,
@@ -154,7 +153,7 @@ impl Opening {
     async fn ask(
         &self,
         mut upstream: Upstream,
-        request: Outgoing,
+        request: Box<Outgoing>,
     ) -> Result<(Upstream, response::Parts), (Failure, &'static str, String)> {
         let name = &self.ticket.node().spec.name;
         let answer = timeout(self.timeouts.first_byte, upstream.exchange(request)).await;

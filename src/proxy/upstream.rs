@@ -18,8 +18,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use http::response::Parts;
-use http::{Request, StatusCode};
 use http_body::{Frame, SizeHint};
 use tokio::net::TcpStream;
 
@@ -27,7 +27,7 @@ use crate::clock::Time;
 use crate::config::Limits;
 use crate::fleet::{Fleet, Node, PerNode, Resettable};
 use crate::node::NodeId;
-use crate::proxy::upload::RequestBody;
+use crate::proxy::outgoing::Outgoing;
 use crate::proxy::wire::{Wire, WireError};
 
 /// Connections open to each node, from all workers together.
@@ -96,7 +96,7 @@ pub(super) struct ExchangeError {
     /// What went wrong.
     pub(super) source: WireError,
     /// The request, if nothing of it was written.
-    pub(super) unsent: Option<Request<RequestBody>>,
+    pub(super) unsent: Option<Box<Outgoing>>,
     /// Whether the connection had carried a request before.
     pub(super) reused: bool,
 }
@@ -123,7 +123,7 @@ impl Upstream {
     }
 
     /// Sends `request` and waits for the response head; the body follows by [`Upstream::poll_frame`].
-    pub(super) async fn exchange(&mut self, request: Request<RequestBody>) -> Result<Parts, ExchangeError> {
+    pub(super) async fn exchange(&mut self, request: Box<Outgoing>) -> Result<Parts, ExchangeError> {
         let reused = std::mem::replace(&mut self.used, true);
         self.wire.begin(&request);
         let mut unsent = Some(request);
@@ -147,7 +147,7 @@ impl Upstream {
     }
 
     /// Sends `request` and reads the whole response; `None` if it fails or has more than `most` bytes.
-    pub(super) async fn fetch(&mut self, request: Request<RequestBody>, most: usize) -> Option<(StatusCode, Bytes)> {
+    pub(super) async fn fetch(&mut self, request: Box<Outgoing>, most: usize) -> Option<(StatusCode, Bytes)> {
         let head = self.exchange(request).await.ok()?;
         let mut body = BytesMut::new();
         while let Some(frame) = std::future::poll_fn(|cx| self.poll_frame(cx)).await {

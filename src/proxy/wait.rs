@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use http::HeaderMap;
-use tokio::time::Instant;
 
 use crate::admission::{Priority, Terms};
 use crate::app::App;
@@ -15,8 +14,9 @@ use crate::balancer::{Handed, Place, Ticket, Verdict};
 use crate::node::NodeId;
 use crate::outcome::Censor;
 use crate::proxy::alarm::Alarm;
-use crate::proxy::forward::{Outgoing, Passage};
+use crate::proxy::forward::Passage;
 use crate::proxy::intake::Intake;
+use crate::proxy::outgoing::Outgoing;
 use crate::proxy::reply::ProxyError;
 
 /// How often it is looked whether time alone has made a place, while somebody waits and while nobody does.
@@ -70,12 +70,12 @@ impl Passage {
     }
 
     fn terms(&self, intake: &Intake, request: &Outgoing) -> Terms {
-        let (queue, headers) = (&self.settings.queue, request.headers());
+        let (queue, headers) = (&self.settings.queue, &request.head.headers);
         let named = queue.priority_header.as_ref().and_then(|name| headers.get(name)?.to_str().ok());
         let of_route = || intake.route.map_or(Priority::Default, |route| self.settings.routes[route].priority);
         let priority = named.and_then(|word| Priority::named(word.trim())).unwrap_or_else(of_route);
         let timeout = wished(headers).map_or(queue.rules.timeout, |wish| wish.min(queue.rules.timeout_max));
-        Terms { priority, bytes: request.body().held_bytes(), deadline: self.arrived.after(timeout) }
+        Terms { priority, bytes: request.body.held_bytes(), deadline: self.arrived.after(timeout) }
     }
 
     /// Waits until there is a node, the time is over, or the queue wants the place for somebody else.
@@ -84,9 +84,8 @@ impl Passage {
             return answer;
         }
         let clock = &self.worker.app.clock;
-        let until = Instant::now() + place.deadline().since(clock.now());
-        let until = self.deadline.map_or(until, |deadline| deadline.min(until));
-        match alarm.within(until, &mut place).await {
+        let patience = place.deadline().since(clock.now());
+        match alarm.within(patience, self.deadline, &mut place).await {
             Some(handed) => handed,
             None => place.give_up(clock.now()),
         }

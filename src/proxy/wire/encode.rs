@@ -12,11 +12,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, Request, header};
+use http::{HeaderMap, HeaderName, Method, header};
 use http_body::Body as _;
 use tokio::io::AsyncWrite;
 
+use crate::proxy::outgoing::Outgoing;
 use crate::proxy::upload::{RequestBody, UploadError};
+use crate::proxy::wire::head::Asked;
 
 /// Pieces up to this many bytes are copied behind the head: that costs less than one more slice in every write. Nothing
 /// more is asked of the client either while as much waits to be written.
@@ -86,16 +88,16 @@ impl Default for Sending {
 
 impl Sending {
     /// Encodes the head and what is known of the body, without taking anything out of the request.
-    pub(super) fn begin(&mut self, request: &Request<RequestBody>) {
+    pub(super) fn begin(&mut self, request: &Outgoing) -> Asked {
         self.abandon();
-        let body = request.body();
-        self.framing = framing_of(request.method(), request.headers(), body);
+        let body = &request.body;
+        self.framing = framing_of(&request.head.method, &request.head.headers, body);
         if self.framing == Framing::Chunked {
-            self.announced.extend(announced_trailers(request.headers()));
+            self.announced.extend(announced_trailers(&request.head.headers));
         }
-        write_head(&mut self.buffer, request, self.framing);
+        let asked = write_head(&mut self.buffer, request, self.framing);
         let known = match body {
-            RequestBody::Empty => return,
+            RequestBody::Empty => return asked,
             RequestBody::Whole(bytes) => bytes,
             RequestBody::Streaming(streaming) => {
                 self.ended = false;
@@ -104,6 +106,7 @@ impl Sending {
         };
         // The length is the body's own, so this cannot be more than was announced.
         let _ = self.push(known);
+        asked
     }
 
     /// The node has taken a first piece: what follows is read out of `body`.
@@ -284,17 +287,22 @@ fn expects_no_body(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::DELETE, Method::OPTIONS, Method::TRACE].contains(method)
 }
 
-fn write_head(out: &mut Vec<u8>, request: &Request<RequestBody>, framing: Framing) {
-    out.extend_from_slice(request.method().as_str().as_bytes());
+/// Writes the head; tells what in it decides how the response is to be read.
+fn write_head(out: &mut Vec<u8>, request: &Outgoing, framing: Framing) -> Asked {
+    let Outgoing { head, told, .. } = request;
+    let mut asked = Asked { is_head: head.method == Method::HEAD, upgrade: false };
+    out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
-    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    for (name, value) in request.headers() {
+    for (name, value) in &head.headers {
         if *name != header::CONTENT_LENGTH && *name != header::TRANSFER_ENCODING {
+            asked.upgrade |= *name == header::UPGRADE;
             write_field(out, name, value.as_bytes());
         }
     }
+    out.extend_from_slice(told);
     match framing {
         Framing::None => {}
         Framing::Length(length) => {
@@ -305,6 +313,7 @@ fn write_head(out: &mut Vec<u8>, request: &Request<RequestBody>, framing: Framin
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
     }
     out.extend_from_slice(b"\r\n");
+    asked
 }
 
 fn write_field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {

@@ -11,7 +11,7 @@
 
 use bytes::Bytes;
 use http::response::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 use hyper::ext::ReasonPhrase;
 
 /// The longest head.
@@ -57,13 +57,6 @@ pub(super) struct Asked {
     pub(super) is_head: bool,
     /// The request asked for another protocol.
     pub(super) upgrade: bool,
-}
-
-impl Asked {
-    pub(super) fn by<B>(request: &Request<B>) -> Asked {
-        let upgrade = request.headers().contains_key(header::UPGRADE);
-        Asked { is_head: *request.method() == Method::HEAD, upgrade }
-    }
 }
 
 /// How the end of a response body is marked.

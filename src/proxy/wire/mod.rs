@@ -21,11 +21,12 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use http::response::Parts;
-use http::{HeaderMap, Request};
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
+use crate::proxy::outgoing::Outgoing;
 use crate::proxy::upload::{RequestBody, UploadError};
 use decode::{Decoder, Step};
 use encode::{SendError, Sending};
@@ -122,10 +123,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Encodes a request, to be passed to [`Wire::poll_head`] next.
-    pub(super) fn begin(&mut self, request: &Request<RequestBody>) {
+    pub(super) fn begin(&mut self, request: &Outgoing) {
         self.phase = Phase::Head(0);
-        self.asked = Asked::by(request);
-        self.sending.begin(request);
+        self.asked = self.sending.begin(request);
     }
 
     /// Writes the request and reads up to the head of its response. As long as `unsent` holds the request, nothing of
@@ -133,7 +133,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(super) fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-        unsent: &mut Option<Request<RequestBody>>,
+        unsent: &mut Option<Box<Outgoing>>,
     ) -> Poll<Result<Parts, WireError>> {
         let polled = self.poll_head_inner(cx, unsent);
         if let Poll::Ready(Err(_)) = polled {
@@ -145,16 +145,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     fn poll_head_inner(
         &mut self,
         cx: &mut Context<'_>,
-        unsent: &mut Option<Request<RequestBody>>,
+        unsent: &mut Option<Box<Outgoing>>,
     ) -> Poll<Result<Parts, WireError>> {
         if unsent.is_some() {
             ready!(self.sending.poll_write(cx, &mut self.io))?;
         }
-        if let Some(sent) = unsent.take() {
-            let (parts, body) = sent.into_parts();
-            self.fields = parts.headers;
+        if let Some(mut sent) = unsent.take() {
+            self.fields = std::mem::take(&mut sent.head.headers);
             self.fields.clear();
-            self.sending.commit(body);
+            self.sending.commit(std::mem::replace(&mut sent.body, RequestBody::Empty));
         }
         self.poll_upload(cx)?;
         loop {

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::Wire;
+use crate::proxy::outgoing::Outgoing;
 use crate::proxy::upload::RequestBody;
 
 #[derive(Debug, PartialEq)]
@@ -58,6 +59,7 @@ async fn by_us(method: &str, response: &[u8], piece: usize) -> Option<Read> {
     let serving = tokio::spawn(node(theirs, response.to_vec(), piece));
     let mut wire = Wire::new(ours);
     let request = Request::builder().method(method).uri("/").body(RequestBody::Empty).ok()?;
+    let request = Box::new(Outgoing::from(request));
     wire.begin(&request);
     let mut unsent = Some(request);
     let head = std::future::poll_fn(|cx| wire.poll_head(cx, &mut unsent)).await.ok()?;
@@ -140,7 +142,14 @@ proptest! {
         let mut bytes = bytes;
         let at = at.index(bytes.len());
         bytes[at] = byte;
-        let (ours, theirs) = both("GET", &bytes, usize::MAX);
+        let (mut ours, mut theirs) = both("GET", &bytes, usize::MAX);
+        // A list of the same length goes on as that length; hyper leaves it as it is where there is no body.
+        let is_list = |read: &Read| read.fields.get("content-length").is_some_and(|length| length.as_bytes().contains(&b','));
+        if theirs.as_ref().is_some_and(is_list) {
+            for read in [&mut ours, &mut theirs].into_iter().flatten() {
+                read.fields.remove("content-length");
+            }
+        }
         if ours.is_some() {
             prop_assert_eq!(ours, theirs, "{}", bytes.escape_ascii());
         }

@@ -1,0 +1,73 @@
+//! A request on its way to a node.
+//!
+//! What the client said stays in its map of fields. What the proxy adds is kept beside it as text that is ready to be
+//! sent: to put six fields into a map and to take them out again cost three thousand instructions a request, and the
+//! text is the same for every request of a client but for its ids. A box, as it passes through many hands. Who needs a
+//! field that the proxy adds has it from where it was made; it cannot be found in here.
+
+use http::uri::{PathAndQuery, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, header, request};
+
+use crate::fleet::Node;
+use crate::proxy::upload::RequestBody;
+
+/// A request head and body as they go to a node.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    /// What the client said.
+    pub(super) head: request::Parts,
+    /// Fields that the proxy adds: names, values and line ends, without the empty line.
+    pub(super) told: Vec<u8>,
+    pub(super) body: RequestBody,
+}
+
+impl From<Request<RequestBody>> for Outgoing {
+    fn from(request: Request<RequestBody>) -> Outgoing {
+        let (head, body) = request.into_parts();
+        Outgoing { head, told: Vec::new(), body }
+    }
+}
+
+impl Outgoing {
+    /// A request without a body yet, and without anything added.
+    pub(super) fn new(head: request::Parts) -> Box<Outgoing> {
+        Box::new(Outgoing { head, told: Vec::new(), body: RequestBody::Empty })
+    }
+
+    /// The same request once more; `None` if its body streams and so can be sent only once.
+    pub(super) fn again(&self) -> Option<Box<Outgoing>> {
+        let body = match &self.body {
+            RequestBody::Empty => RequestBody::Empty,
+            RequestBody::Whole(bytes) => RequestBody::Whole(bytes.clone()),
+            RequestBody::Streaming(_) => return None,
+        };
+        let mut again = self.about(self.head.method.clone(), self.head.uri.clone(), self.head.headers.clone());
+        again.body = body;
+        Some(again)
+    }
+
+    /// Another request, without a body, on behalf of the same client.
+    pub(super) fn about(&self, method: Method, uri: Uri, fields: HeaderMap) -> Box<Outgoing> {
+        let mut other = Outgoing::from(Request::new(RequestBody::Empty));
+        (other.head.method, other.head.uri, other.head.headers) = (method, uri, fields);
+        other.told.clone_from(&self.told);
+        Box::new(other)
+    }
+
+    /// Directs it to a node: origin form, base path, `Host`.
+    pub(super) fn address(&mut self, node: &Node, preserve_host: bool) {
+        let uri = &self.head.uri;
+        if node.has_base_path || uri.authority().is_some() || uri.path().is_empty() {
+            let tail = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+            let tail = if tail.starts_with('/') || tail == "*" { tail } else { "/" };
+            // Parts of valid URIs make a valid URI; if not, the request goes to the root rather than nowhere.
+            let base = node.spec.base_path();
+            self.head.uri = format!("{base}{tail}").parse().unwrap_or(Uri::from_static("/"));
+        }
+        if (!preserve_host || !self.head.headers.contains_key(header::HOST))
+            && let Ok(host) = HeaderValue::from_str(node.spec.authority())
+        {
+            self.head.headers.insert(header::HOST, host);
+        }
+    }
+}
