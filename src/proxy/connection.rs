@@ -132,6 +132,8 @@ struct Overdue {
     accepted: Time,
     /// When the timer first saw the present head unfinished, and which request it belongs to.
     unfinished: Option<(u64, Time)>,
+    /// When the timer first saw the present write wait for the client, and how many had not waited before it.
+    stalled: Option<(u64, Time)>,
 }
 
 enum Look {
@@ -150,8 +152,9 @@ impl Overdue {
         let soon = now.after(header_read.min(idle));
         if conn.is_busy() {
             self.unfinished = None;
-            return Look::Again(soon);
+            return self.look_at_writing(conn, now, soon);
         }
+        self.stalled = None;
         let limit = if conn.served() == 0 {
             self.accepted.after(first_request)
         } else if conn.framing.is_head_begun() {
@@ -180,6 +183,24 @@ impl Overdue {
             // A head may start while we sleep: be there early enough to see it.
             Look::Again(limit.min(now.after(LOOK_EVERY)))
         }
+    }
+
+    /// A client that takes nothing of a response for as long as a node may be silent is cut, like a node that is. The
+    /// relay's own timer cannot tell: nobody asks the relay for more while a write waits. It counts from the first look
+    /// that sees the write wait, so it may take as much longer as looks are apart.
+    fn look_at_writing(&mut self, conn: &Conn, now: Time, soon: Time) -> Look {
+        if !conn.framing.is_write_blocked() {
+            self.stalled = None;
+            return Look::Again(soon);
+        }
+        let writes = conn.framing.writes();
+        let since = match self.stalled {
+            Some((seen, since)) if seen == writes => since,
+            _ => now,
+        };
+        self.stalled = Some((writes, since));
+        let limit = since.after(self.timeouts.between_chunks);
+        if limit <= now { Look::Close } else { Look::Again(limit.min(soon)) }
     }
 }
 
@@ -213,7 +234,7 @@ pub(super) async fn serve(
     let mut io = TokioIo::new(GuardedIo::new(stream, framing_limits(&settings), framing));
     let builder = builder(&settings);
     let accepted = app.clock.now();
-    let mut overdue = Overdue { timeouts: settings.timeouts.clone(), accepted, unfinished: None };
+    let mut overdue = Overdue { timeouts: settings.timeouts.clone(), accepted, unfinished: None, stalled: None };
     drop(settings);
     loop {
         let mut serving = Box::pin(builder.serve_connection(io, service).with_upgrades());

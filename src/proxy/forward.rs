@@ -31,7 +31,7 @@ use crate::proxy::reply::{ProxyError, is_openai};
 use crate::proxy::story::Story;
 use crate::proxy::upload::{RequestBody, UploadFault, UploadState};
 use crate::proxy::upstream::{ConnectError, ExchangeError, Upstream};
-use crate::proxy::worker::Worker;
+use crate::proxy::worker::{Worker, meaning_of_drop};
 
 /// The proxied route: every request that no admin API takes comes here.
 pub(super) async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Result<Response, Infallible> {
@@ -99,15 +99,22 @@ pub(super) struct Failed {
 /// The status that the log and the metrics give a request whose client left before any answer (as nginx does).
 const CLIENT_GONE: u16 = 499;
 
+/// The status of a request that was cut when the time to finish was over: the client got none.
+const CUT: u16 = 503;
+
 impl Drop for Passage {
     fn drop(&mut self) {
         if self.answered {
             return;
         }
-        self.worker.app.telemetry.answered(None, CLIENT_GONE);
+        let (status, outcome) = match meaning_of_drop() {
+            Censor::ClientGone => (CLIENT_GONE, "client_gone"),
+            _ => (CUT, "dropped"),
+        };
+        self.worker.app.telemetry.answered(None, status);
         if let Some(mut story) = self.story.take() {
-            story.status = CLIENT_GONE;
-            story.tell(self.worker.app.clock.now(), "client_gone");
+            story.status = status;
+            story.tell(self.worker.app.clock.now(), outcome);
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::proxy::inspect::ResponseScan;
 use crate::proxy::story::Story;
 use crate::proxy::upstream::Upstream;
 use crate::proxy::wire::WireError;
-use crate::proxy::worker::Worker;
+use crate::proxy::worker::{Worker, meaning_of_drop};
 
 /// The node's stream broke; the client's must break too.
 #[derive(Debug, thiserror::Error)]
@@ -222,6 +222,6 @@ impl Body for Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.abandon(Outcome::Censored(Censor::ClientGone));
+        self.abandon(Outcome::Censored(meaning_of_drop()));
     }
 }

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use crate::app::App;
 use crate::proxy::connection::serve;
 use crate::proxy::wait::tend;
-use crate::proxy::worker::Worker;
+use crate::proxy::worker::{Worker, cut};
 
 /// How long the acceptor rests when a connection cannot be accepted for want of resources.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -211,7 +211,7 @@ async fn work(
     };
     tokio::select! {
         () = serving => {}
-        _ = aborting.wait_for(|abort| *abort) => {}
+        _ = aborting.wait_for(|abort| *abort) => cut(),
     }
     sweeping.abort();
     tending.into_iter().for_each(|tending| tending.abort());

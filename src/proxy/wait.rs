@@ -12,12 +12,12 @@ use crate::admission::{Priority, Terms};
 use crate::app::App;
 use crate::balancer::{Handed, Place, Ticket, Verdict};
 use crate::node::NodeId;
-use crate::outcome::Censor;
 use crate::proxy::alarm::Alarm;
 use crate::proxy::forward::Passage;
 use crate::proxy::intake::Intake;
 use crate::proxy::outgoing::Outgoing;
 use crate::proxy::reply::ProxyError;
+use crate::proxy::worker::meaning_of_drop;
 
 /// How often it is looked whether time alone has made a place, while somebody waits and while nobody does.
 const TEND_EVERY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
@@ -62,7 +62,7 @@ impl Passage {
 
     pub(super) fn begin(&mut self, mut ticket: Ticket) -> Ticket {
         // Whoever answers a client drops the request when the client leaves.
-        ticket.dropped_means(|| if std::thread::panicking() { Censor::Dropped } else { Censor::ClientGone });
+        ticket.dropped_means(meaning_of_drop);
         if let Some(story) = &mut self.story {
             story.attempt(ticket.decision(), ticket.time_waited());
         }

@@ -5,6 +5,7 @@
 //! stays on the worker that it was dealt to, so one worker may be busy while another is idle; the acceptor deals new
 //! connections to the worker that has fewest.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,8 +13,23 @@ use crate::app::App;
 use crate::balancer::{Scratch, Verdict};
 use crate::clock::Time;
 use crate::node::NodeId;
+use crate::outcome::Censor;
 use crate::proxy::upstream::Pool;
 use crate::request::RequestShape;
+
+thread_local! {
+    static CUT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What this worker thread drops from now on is cut by us: the time to finish is over.
+pub(super) fn cut() {
+    CUT.set(true);
+}
+
+/// What it means that a request is dropped: its client has left, unless we cut it or somebody panics.
+pub(super) fn meaning_of_drop() -> Censor {
+    if CUT.get() || std::thread::panicking() { Censor::Dropped } else { Censor::ClientGone }
+}
 
 /// One worker. The mutexes are formalities: everything here is used by one thread, but futures must be `Send`.
 #[derive(Debug)]

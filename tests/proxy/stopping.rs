@@ -51,6 +51,10 @@ async fn what_has_not_ended_by_the_deadline_is_cut() {
     assert_eq!(client.piece(&mut framing).await, Piece::Broken);
     node.wait_until(|counters| counters.cancelled == 1).await;
     assert_eq!(app.balancer.fleet().nodes()[0].live.ledger.in_flight(), 0);
+    // We cut it; the client had not left.
+    let metrics = app.scrape();
+    let ended = |outcome: &str| format!("bellwether_attempts_total{{node=\"a\",outcome=\"{outcome}\"}} 1");
+    assert!(metrics.contains(&ended("dropped")) && !metrics.contains(&ended("client_gone")), "{metrics}");
 }
 
 #[tokio::test]

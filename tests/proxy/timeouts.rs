@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bellwether::config::{Settings, Timeouts};
 
-use crate::rig::{Hole, Rig, Stage, chat, emulator, policy, settings, spec_of};
+use crate::rig::{Hole, Rig, Stage, chat, emulator, policy, route, settings, spec_of};
 use crate::wire::{Message, Piece, get, ok, post};
 
 const SHORT: Duration = Duration::from_millis(50);
@@ -206,4 +206,27 @@ async fn a_route_has_timeouts_of_its_own() {
     assert_eq!(rig.client().await.ask(get("/api/quick/x")).await.status(), 504);
     call.send(ok("slow")).await;
     assert_eq!(patient.message().await.text(), "slow");
+}
+
+#[tokio::test]
+async fn a_client_that_stops_reading() {
+    let node = emulator("a").await;
+    let mut settings = settings([spec_of(&node)]);
+    // The node may be silent for ever, so that what ends this is the client's silence.
+    let patient = Timeouts { between_chunks: Duration::from_secs(3_600), ..settings.timeouts.clone() };
+    settings.routes = vec![route("/", patient)];
+    // How often a busy connection is looked at, and how long its client may take nothing.
+    (settings.timeouts.header_read, settings.timeouts.between_chunks) = (SHORT, SHORT);
+    let rig = Rig::start(settings);
+    let mut client = rig.client().await;
+    client.send(chat(100_000, true)).await;
+    node.wait_until(|counters| counters.live == 1).await;
+    // Some 20 MB of events: more than the buffers of the kernel take.
+    node.step(90_000);
+    client.head().await;
+    let counters = node.wait_until(|counters| counters.cancelled == 1).await;
+    assert_eq!(counters.live, 0);
+    rig.one_attempt("a", "client_gone").await;
+    // It was there all the time.
+    drop(client);
 }

@@ -23,6 +23,7 @@ pub struct ConnState {
     heads: AtomicU64,
     head_begun: AtomicBool,
     write_blocked: AtomicBool,
+    writes: AtomicU64,
     /// The number of answers, shifted left by 2, and how the last one stands to tunnels.
     answers: AtomicU64,
     waiting: AtomicBool,
@@ -87,7 +88,15 @@ impl ConnState {
         self.write_blocked.load(Ordering::Acquire)
     }
 
+    /// Writes of which the client took something; only the writer of the connection changes it.
+    pub fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
+    }
+
     pub(super) fn publish_write(&self, blocked: bool) {
+        if !blocked {
+            self.writes.store(self.writes() + 1, Ordering::Relaxed);
+        }
         self.write_blocked.store(blocked, Ordering::Release);
     }
 
