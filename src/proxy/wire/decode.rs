@@ -133,7 +133,12 @@ impl Decoder {
             Err(_) if read.len() <= TRAILER_BYTES_MAX => return Ok(Step::More),
             _ => return Err(Fault::Chunk("trailers too long")),
         };
-        let trailers = parse_trailers(&read.split_to(end).freeze())?;
+        let section = read.split_to(end).freeze();
+        // As strict as with the sizes of chunks: whoever reads a bare LF differently would see another end.
+        if memchr::memchr_iter(b'\n', &section).any(|at| !section[..at].ends_with(b"\r")) {
+            return Err(Fault::Chunk("trailer line without CR"));
+        }
+        let trailers = parse_trailers(&section)?;
         *self = Decoder::Ended;
         Ok(Step::Trailers(trailers))
     }
