@@ -25,6 +25,9 @@ pub const NODES_MAX: usize = 4096;
 /// concurrent starts from ever wrapping them.
 pub const IN_FLIGHT_MAX: u32 = 60_000;
 
+/// Where an automatic limit starts: most batching servers take as much, and it doubles within seconds where it is used.
+pub const AUTO_LIMIT_START: u32 = 16;
+
 /// A node as an operator describes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeSpec {
@@ -36,6 +39,10 @@ pub struct NodeSpec {
     pub weight: f64,
     /// Attempts in flight at once, 1..=[`IN_FLIGHT_MAX`]; `None` means [`IN_FLIGHT_MAX`].
     pub max_in_flight: Option<u32>,
+    /// Whether the limit of attempts in flight is found out from the node's response times; then `max_in_flight` is `None`.
+    pub auto_limit: bool,
+    /// Prompt and expected output tokens in flight at once; `None` is no limit.
+    pub max_in_flight_tokens: Option<u64>,
     /// Models that it serves; empty means every model.
     pub models: Vec<String>,
 }
@@ -45,7 +52,15 @@ impl NodeSpec {
     pub fn new(url: impl Into<String>) -> NodeSpec {
         let url = url.into();
         let name = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest).to_owned();
-        NodeSpec { name, url, weight: 1.0, max_in_flight: None, models: Vec::new() }
+        NodeSpec {
+            name,
+            url,
+            weight: 1.0,
+            max_in_flight: None,
+            auto_limit: false,
+            max_in_flight_tokens: None,
+            models: Vec::new(),
+        }
     }
 
     /// The same node under another name.
@@ -81,7 +96,7 @@ impl NodeSpec {
         address.find('/').map_or("", |at| address[at..].trim_end_matches('/'))
     }
 
-    /// The effective limit of attempts in flight.
+    /// The operator's limit of attempts in flight.
     pub fn limit(&self) -> u32 {
         self.max_in_flight.map_or(IN_FLIGHT_MAX, |limit| limit.min(IN_FLIGHT_MAX))
     }

@@ -71,6 +71,12 @@ pub(super) struct NodeView {
     waiting: u32,
     /// The limit that the operator set, if any.
     max_in_flight: Option<u32>,
+    /// Whether the limit is found out from its response times.
+    auto_limit: bool,
+    /// The limit of tokens in flight, if any.
+    max_in_flight_tokens: Option<u64>,
+    /// Expected tokens in flight; counted only where they are limited.
+    in_flight_tokens: u64,
     /// The limit in force: less than the operator's while it returns from an ejection.
     limit: u32,
     /// Whether it was ejected for failing requests and has not yet shown that it is well.
@@ -110,6 +116,9 @@ fn view(app: &App, node: &Node) -> NodeView {
         in_flight: node.live.ledger.in_flight(),
         waiting: node.live.ledger.waiting(),
         max_in_flight: node.spec.max_in_flight,
+        auto_limit: node.spec.auto_limit,
+        max_in_flight_tokens: node.spec.max_in_flight_tokens,
+        in_flight_tokens: node.live.ledger.tokens(),
         limit: node.limit(),
         returning: node.live.health.is_out(),
         ejections,
@@ -143,8 +152,11 @@ pub(super) struct NewNode {
     name: Option<String>,
     /// Greater than 0 and at most 1000; 1 unless given.
     weight: Option<f64>,
-    /// From 1 to 60000; no limit of its own unless given.
-    max_in_flight: Option<u32>,
+    /// From 1 to 60000, or "auto"; no limit of its own unless given.
+    #[schema(value_type = Option<String>, example = "auto")]
+    max_in_flight: Option<Value>,
+    /// Prompt and expected output tokens in flight at once; no limit unless given.
+    max_in_flight_tokens: Option<u64>,
     /// Models that it serves; every model unless given.
     models: Option<Vec<String>>,
 }
@@ -155,7 +167,7 @@ pub(super) struct NewNode {
 pub(super) struct NodePatch {
     /// Greater than 0 and at most 1000.
     weight: Option<f64>,
-    /// From 1 to 60000; null takes the limit away.
+    /// From 1 to 60000; null takes the limit away. Either ends an automatic one.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<u32>)]
     max_in_flight: Option<Option<u32>>,
@@ -246,7 +258,9 @@ pub(super) async fn change(
         let node = fleet.by_name(&name).ok_or_else(|| FleetError::Unknown(name.clone()))?;
         let mut spec = NodeSpec::clone(&node.spec);
         spec.weight = patch.weight.unwrap_or(spec.weight);
-        spec.max_in_flight = patch.max_in_flight.unwrap_or(spec.max_in_flight);
+        if let Some(limit) = patch.max_in_flight {
+            (spec.max_in_flight, spec.auto_limit) = (limit, false);
+        }
         fleet.with_changed(spec)
     };
     app.balancer.change_fleet(change).map_err(|error| refused(&app.balancer.fleet(), &error))?;

@@ -1,10 +1,13 @@
 //! What may be done at all, before it is asked where: budgets and limits.
 //!
 //! Admission knows nothing of policies and policies nothing of admission; the balancer and the shell ask both.
-//! The retry budget bounds retries, the queue orders those who wait for a node.
+//! The retry budget bounds retries, a limit keeps a node from being overfilled, the
+//! queue orders those who wait for one.
 
 mod budget;
+mod limit;
 mod queue;
 
 pub use budget::RetryBudget;
+pub use limit::{AutoLimit, Signal};
 pub use queue::{Entry, Position, Priority, Pushed, Queue, QueueRules, Terms, Turned};

@@ -8,13 +8,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::admission::Signal;
 use crate::balancer::Balancer;
 use crate::clock::Time;
 use crate::fleet::{Cause, Change, Ejection, Failures, Fleet, Judgement, Node, State, Thresholds};
-use crate::outcome::Outcome;
+use crate::learn::predictor::{Factors, How};
+use crate::learn::{Ask, NodeLoad};
+use crate::outcome::{Failure, Outcome, Sample};
 
 /// Between two comparisons of a failing node with the rest of the fleet: each reads every node.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Correctors that correct nothing: what is idle does not drift.
+const NEUTRAL: Factors = [1.0; 4];
 
 /// The rules by which nodes leave and return.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +86,33 @@ impl Balancer {
             Judgement::Suspect => self.compare(node, now, &care.ejection),
             Judgement::Eject(cause) => self.eject(node, cause, now, &care.ejection),
         }
+    }
+
+    /// An attempt ended on a node that finds out its own limit.
+    pub(super) fn adjust(&self, node: &Node, sample: &Sample) {
+        let signal = match sample.outcome {
+            Outcome::Full { .. } | Outcome::Failed(Failure::Timeout) => Signal::Overload,
+            _ if sample.outcome.is_latency_label() => {
+                Signal::Answer { took_s: sample.total.as_secs_f64(), idle_s: self.idle_s(node, sample) }
+            }
+            _ => return,
+        };
+        let limit = self.limits.of(node).observe(signal, sample.in_flight + 1);
+        node.live.ledger.set_own_limit(limit);
+    }
+
+    /// What an answer of that length would have taken on the idle node, by a model that is trusted.
+    fn idle_s(&self, node: &Node, sample: &Sample) -> Option<f64> {
+        let learned = self.learned.load();
+        let predictor = learned.as_deref()?;
+        if self.learned.fallback_of(Some(predictor), sample.started).is_some() {
+            return None;
+        }
+        let ask = predictor.ask(sample.kind, sample.streaming, sample.prompt_tokens, sample.output_tokens_max);
+        let seen = if ask.how == How::Streamed { Some(sample.events) } else { sample.output_tokens };
+        let ask = Ask { output: seen.map_or(ask.output, f64::from), ..ask };
+        let model = predictor.known(node.slot, node.id).filter(|_| ask.how != How::Unknown)?;
+        Some(model.predict(&NEUTRAL, &NodeLoad::default(), &ask).total_s)
     }
 
     /// Ejects a node that fails much more than the rest of the fleet.

@@ -38,11 +38,12 @@ pub enum LeftOut {
 
 impl LeftOut {
     /// Why `node` cannot get the request at `now`; `None` if it can. In a panic ejections do not count.
-    fn of(node: &Node, now: Time, model: Option<&str>, panics: bool) -> Option<LeftOut> {
+    fn of(node: &Node, now: Time, model: Option<&str>, tokens: u64, panics: bool) -> Option<LeftOut> {
         let in_flight = node.live.ledger.in_flight();
         match node.live.health.state(now) {
             _ if !node.spec.serves(model) => Some(LeftOut::OtherModels),
-            State::Up | State::Ejected | State::Trial if panics && in_flight < node.spec.limit() => None,
+            State::Up | State::Trial if !node.has_room_for(tokens) => Some(LeftOut::AtLimit),
+            State::Up | State::Ejected | State::Trial if panics && in_flight < node.own_limit() => None,
             State::Up | State::Trial if in_flight < node.limit() => None,
             State::Up => Some(LeftOut::AtLimit),
             state => Some(LeftOut::State(state)),
@@ -90,7 +91,8 @@ impl Balancer {
         };
         let mut candidates = Vec::new();
         let panic_below = self.care.load().ejection.panic_below;
-        let panics = gather(&fleet, now, shape, &[], panic_below, &mut candidates);
+        let tokens = self.expected_tokens(&fleet, shape);
+        let panics = gather(&fleet, now, shape, &[], tokens, panic_below, &mut candidates);
         if !id.is_learned() {
             self.leave_out_silent(&fleet, now, &mut candidates);
         }
@@ -103,8 +105,10 @@ impl Balancer {
             normalize(&mut probabilities);
         }
         let model = shape.model.as_deref();
-        let others =
-            fleet.nodes().iter().filter_map(|node| Some((Arc::clone(node), LeftOut::of(node, now, model, panics)?)));
+        let others = fleet
+            .nodes()
+            .iter()
+            .filter_map(|node| Some((Arc::clone(node), LeftOut::of(node, now, model, tokens, panics)?)));
         let left_out = others.collect();
         DryRun { policy: id, in_force, candidates, probabilities, left_out, rejection, fleet }
     }

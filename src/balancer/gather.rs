@@ -8,17 +8,19 @@ use crate::balancer::Balancer;
 use crate::clock::Time;
 use crate::fleet::{Fleet, Node, State};
 use crate::learn::NodeLoad;
+use crate::learn::expect::OUTPUT_FIRST;
 use crate::learn::silence::{PATIENCE_MIN, Quiet, patience_s};
 use crate::node::NodeId;
 use crate::policy::Candidate;
 use crate::request::RequestShape;
 
-/// Fills `candidates` with the nodes that may get the request; whether ejections do not count.
+/// Fills `candidates` with the nodes that may get the request, of that many expected `tokens`; whether ejections do not count.
 pub(super) fn gather(
     fleet: &Fleet,
     now: Time,
     shape: &RequestShape,
     tried: &[NodeId],
+    tokens: u64,
     panic_below: f64,
     candidates: &mut Vec<Candidate>,
 ) -> bool {
@@ -39,12 +41,13 @@ pub(super) fn gather(
             }
             State::Down | State::Draining | State::Full => false,
         };
-        if may && !tried.contains(&node.id) && (!node.lists_models || node.spec.serves(model)) {
+        let serves = !node.lists_models || node.spec.serves(model);
+        if may && node.has_room_for(tokens) && !tried.contains(&node.id) && serves {
             candidates.push(Candidate { index: index as u32, in_flight, weight: node.weight });
         }
     }
     held_back && panics(fleet, now, model, panic_below) && {
-        gather_in_panic(fleet, now, model, tried, candidates);
+        gather_in_panic(fleet, now, model, tried, tokens, candidates);
         true
     }
 }
@@ -62,18 +65,45 @@ pub(super) fn panics(fleet: &Fleet, now: Time, model: Option<&str>, panic_below:
 }
 
 #[cold]
-fn gather_in_panic(fleet: &Fleet, now: Time, model: Option<&str>, tried: &[NodeId], candidates: &mut Vec<Candidate>) {
+fn gather_in_panic(
+    fleet: &Fleet,
+    now: Time,
+    model: Option<&str>,
+    tried: &[NodeId],
+    tokens: u64,
+    candidates: &mut Vec<Candidate>,
+) {
     candidates.clear();
     for (index, node) in fleet.nodes().iter().enumerate() {
         let in_flight = node.live.ledger.in_flight();
         let works = matches!(node.live.health.state(now), State::Up | State::Ejected | State::Trial);
-        if works && in_flight < node.spec.limit() && !tried.contains(&node.id) && node.spec.serves(model) {
+        let has_room = in_flight < node.own_limit() && node.has_room_for(tokens);
+        if works && has_room && !tried.contains(&node.id) && node.spec.serves(model) {
             candidates.push(Candidate { index: index as u32, in_flight, weight: node.spec.weight });
         }
     }
 }
 
 impl Balancer {
+    /// The tokens that a request is expected to keep a node busy with, prompt and output; 0 where no node has a limit.
+    pub(super) fn expected_tokens(&self, fleet: &Fleet, shape: &RequestShape) -> u64 {
+        if !fleet.limits_tokens() {
+            return 0;
+        }
+        let learned = self.learned.load();
+        let output = match learned.as_deref() {
+            Some(predictor) => {
+                let expect = predictor.expectations.of(shape.kind);
+                match shape.streaming {
+                    true => expect.events(shape.output_tokens_max),
+                    false => expect.tokens(shape.output_tokens_max),
+                }
+            }
+            None => OUTPUT_FIRST.min(shape.output_tokens_max.map_or(f64::INFINITY, f64::from)),
+        };
+        u64::from(shape.prompt_tokens) + output.ceil() as u64
+    }
+
     /// Leaves out candidates that have gone silent with work in flight, for policies that do not look themselves. If
     /// all have, all stay: somebody must be asked.
     ///

@@ -21,9 +21,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::admission::Priority;
+use crate::admission::{AutoLimit, Priority};
 use crate::clock::{Clock, Time};
-use crate::fleet::{Before, Change, Fleet, FleetError, Node};
+use crate::fleet::{Before, Change, Fleet, FleetError, Node, PerNode};
 use crate::learn::Learned;
 use crate::node::NodeId;
 use crate::outcome::Sample;
@@ -179,6 +179,7 @@ pub struct Balancer {
     care: ArcSwap<Care>,
     ward: Ward,
     waiting: Waiting,
+    limits: PerNode<AutoLimit>,
     observers: Vec<Arc<dyn Observer>>,
     clock: Clock,
     /// The learned policy while it does not route.
@@ -229,6 +230,7 @@ impl Balancer {
             care: ArcSwap::from_pointee(Care::default()),
             ward: Ward::default(),
             waiting: Waiting::default(),
+            limits: PerNode::default(),
             observers,
             clock,
             tally: Tally::default(),
@@ -342,8 +344,10 @@ impl Balancer {
         let active = self.policy.load();
         let Scratch { candidates, weights, rng, lots } = scratch;
         let compares = !active.router.is_learned() && lots.u32(..COMPARED_ONE_IN) == 0;
+        let tokens = self.expected_tokens(&fleet, shape);
         for _ in 0..RACES_MAX {
-            let panics = gather(&fleet, now, shape, tried, self.care.load().ejection.panic_below, candidates);
+            let panic_below = self.care.load().ejection.panic_below;
+            let panics = gather(&fleet, now, shape, tried, tokens, panic_below, candidates);
             let watched = !active.router.is_learned() && self.leave_out_silent(&fleet, now, candidates);
             weights.clear();
             weights.resize(candidates.len(), 0.0);
@@ -355,10 +359,7 @@ impl Balancer {
             let Some((chosen, propensity)) = draw(weights, rng) else { break };
             let compared = if compares { self.shadow.compare(&context, chosen) } else { None };
             let node = &fleet.nodes()[candidates[chosen].index as usize];
-            let limit = if panics { node.limit_max } else { node.limit() };
-            let Some(before) = node.live.ledger.try_start(now, limit, shape.prompt_tokens) else {
-                continue;
-            };
+            let Some(before) = start(node, now, shape, tokens, panics) else { continue };
             if watched {
                 self.learned.node(node).watch.sent();
             }
@@ -378,6 +379,7 @@ impl Balancer {
             };
             // From here on the ticket answers for the place in the ledger, even if an observer panics.
             let mut ticket = Ticket::new(Arc::clone(self), decision, now, shape);
+            ticket.reserved(if node.spec.max_in_flight_tokens.is_some() { tokens } else { 0 });
             ticket.expect(active.policy.chosen(&context, chosen));
             for observer in &self.observers {
                 let choice = Choice { context: &context, weights, at: chosen, learned: &self.learned };
@@ -388,6 +390,24 @@ impl Balancer {
         }
         None
     }
+}
+
+/// Counts the attempt in the ledger, if the node still has room. In a panic the ramp of an ejected node does not count.
+#[inline]
+fn start(node: &Node, now: Time, shape: &RequestShape, tokens: u64, panics: bool) -> Option<Before> {
+    let limit = if panics { node.own_limit() } else { node.limit() };
+    let ledger = &node.live.ledger;
+    let Some(most) = node.spec.max_in_flight_tokens else {
+        return ledger.try_start(now, limit, shape.prompt_tokens);
+    };
+    if !ledger.try_reserve(tokens, most) {
+        return None;
+    }
+    let started = ledger.try_start(now, limit, shape.prompt_tokens);
+    if started.is_none() {
+        ledger.release(tokens);
+    }
+    started
 }
 
 /// Whether another candidate was likelier: then this one was explored.

@@ -27,6 +27,8 @@ pub struct Ticket {
     remembered: Option<NonZeroU64>,
     /// How long the request waited for this place.
     waited: Duration,
+    /// Tokens that are set aside in the node's ledger.
+    reserved: u64,
     ended: bool,
 }
 
@@ -70,6 +72,7 @@ impl Ticket {
             if_dropped: || Censor::Dropped,
             remembered: None,
             waited: Duration::ZERO,
+            reserved: 0,
             ended: false,
         }
     }
@@ -85,6 +88,11 @@ impl Ticket {
     /// Somebody remembers the decision; the first who does counts.
     pub(super) fn remember(&mut self, number: Option<NonZeroU64>) {
         self.remembered = self.remembered.or(number);
+    }
+
+    /// So many tokens are set aside for it.
+    pub(super) fn reserved(&mut self, tokens: u64) {
+        self.reserved = tokens;
     }
 
     /// The request waited so long for it.
@@ -164,6 +172,9 @@ impl Ticket {
         }
         let node = &self.decision.node;
         let waiting = self.sample.ttfb.is_none().then_some(self.sample.prompt_tokens);
+        if self.reserved > 0 {
+            node.live.ledger.release(self.reserved);
+        }
         let load = node.live.ledger.end(now, waiting);
         self.sample.total = now.since(self.sample.started);
         self.sample.mean_in_flight = load.mean_since(self.decision.before.load, self.sample.total);
@@ -173,6 +184,9 @@ impl Ticket {
         }
         self.balancer.attend(node, &outcome, self.sample.started, now);
         self.balancer.learned.ended(node, &self.sample);
+        if node.spec.auto_limit {
+            self.balancer.adjust(node, &self.sample);
+        }
         self.balancer.policy.load().policy.observe(node, &self.sample);
         for observer in &self.balancer.observers {
             observer.finished(node, &self.sample);

@@ -305,11 +305,12 @@ impl Balancer {
         let mut can = |waiter: &Arc<Waiter>| {
             // Who was nowhere yet and asks for the same model as one before who found no place finds none either.
             let model = waiter.shape.model.clone();
-            let alike = waiter.tried.is_empty();
+            let alike = waiter.tried.is_empty() && !fleet.limits_tokens();
             if alike && without.contains(&model) {
                 return false;
             }
-            gather(&fleet, now, &waiter.shape, &waiter.tried, panic_below, candidates);
+            let tokens = self.expected_tokens(&fleet, &waiter.shape);
+            gather(&fleet, now, &waiter.shape, &waiter.tried, tokens, panic_below, candidates);
             if candidates.is_empty() && alike {
                 without.insert(model);
             }
@@ -487,6 +488,63 @@ mod tests {
         balancer.clock().set(at(32.0));
         balancer.change_fleet(|fleet| fleet.with(NodeSpec::new("http://new"))).expect("free name");
         assert_eq!(got(&mut early).expect("handed over").node().spec.name, "new");
+    }
+
+    #[test]
+    fn tokens_in_flight_are_limited_and_a_request_larger_than_the_limit_goes_alone() {
+        let balancer = balancer(&[9], 8);
+        let spec = NodeSpec::clone(&balancer.fleet().nodes()[0].spec);
+        let spec = NodeSpec { max_in_flight_tokens: Some(500), ..spec };
+        balancer.change_fleet(|fleet| fleet.with_changed(spec)).expect("known");
+        let ask = |prompt_tokens, output_tokens_max| {
+            let shape = RequestShape { prompt_tokens, output_tokens_max, ..RequestShape::default() };
+            let verdict = balancer.decide(at(1.0), &shape, &[], &mut Scratch::with_seed(1));
+            match verdict {
+                Verdict::Wait(mut place) => {
+                    place.join(at(1.0), terms(30.0)).expect("room to wait");
+                    Err(place)
+                }
+                Verdict::Go(ticket) => Ok(ticket),
+                Verdict::Refuse(rejection) => panic!("{rejection:?}"),
+            }
+        };
+        let ledger = || balancer.fleet().nodes()[0].live.ledger.tokens();
+        // A hundred of output are expected of each, unless the client wants fewer.
+        let first = ask(300, None).expect("400 of 500");
+        let second = ask(50, Some(10)).expect("460 of 500");
+        assert_eq!(ledger(), 460);
+        let (mut small, mut large) = (ask(50, None).expect_err("610"), ask(10_000, None).expect_err("far too many"));
+        drop(second);
+        assert!(got(&mut small).is_none());
+        drop(first);
+        let small = got(&mut small).expect("there is room");
+        assert_eq!(ledger(), 150);
+        assert!(got(&mut large).is_none());
+        drop(small);
+        let large = got(&mut large).expect("it is alone");
+        assert_eq!(ledger(), 10_100);
+        drop(large);
+        assert_eq!(ledger(), 0);
+    }
+
+    #[test]
+    fn a_node_that_finds_its_own_limit_is_held_to_it_and_shrinks_when_it_says_full() {
+        let balancer = balancer(&[9], 8);
+        let spec = NodeSpec::clone(&balancer.fleet().nodes()[0].spec);
+        let spec = NodeSpec { max_in_flight: None, auto_limit: true, ..spec };
+        balancer.change_fleet(|fleet| fleet.with_changed(spec)).expect("known");
+        let limit = || balancer.fleet().nodes()[0].limit();
+        let mut running: Vec<Ticket> = (0..limit()).map(|_| go(&balancer, None, 1.0)).collect();
+        assert!(matches!(ask(&balancer, None, 1.0), Verdict::Wait(_)), "{}", limit());
+        let before = limit();
+        let full = Outcome::Full { status: 429, retry_after: None };
+        running.pop().expect("runs").finish(at(1.1), full);
+        assert!(limit() < before, "{} of {before}", limit());
+        // Answers while it is hardly used raise nothing.
+        running.clear();
+        let after = limit();
+        (0..100).for_each(|_| _ = go(&balancer, None, 5.0).finish(at(5.1), WELL));
+        assert_eq!(limit(), after);
     }
 
     struct Unpark(Thread);

@@ -280,7 +280,9 @@ pub(super) fn node(raw: &RawNode) -> NodeSpec {
         name: raw.name.as_ref().map_or(spec.name, |name| name.0.clone()),
         url: spec.url,
         weight: raw.weight,
-        max_in_flight: raw.max_in_flight,
+        max_in_flight: raw.max_in_flight.as_ref().and_then(|limit| limit.0),
+        auto_limit: raw.max_in_flight.as_ref().is_some_and(|limit| limit.0.is_none()),
+        max_in_flight_tokens: raw.max_in_flight_tokens,
         models: raw.models.iter().map(|model| model.0.clone()).collect(),
     }
 }

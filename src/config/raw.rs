@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::value::{
-    Address, FilePath, HostName, LogFilter, MethodName, ModelName, Name, Network, NodeUrl, Objective, OrOff,
+    Address, FilePath, HostName, InFlight, LogFilter, MethodName, ModelName, Name, Network, NodeUrl, Objective, OrOff,
     PolicyName, PriorName, Size, Span, UrlPath, Variable, Workers,
 };
 use crate::fleet::Thresholds;
@@ -197,10 +197,14 @@ pub struct RawNode {
     #[serde(default = "weight_default")]
     #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1000))]
     pub weight: f64,
-    /// Attempts in flight at once; without it as many as the proxy can count.
+    /// Attempts in flight at once, or "auto": found out from the node's response times; without it as many as the proxy
+    /// can count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 60000))]
-    pub max_in_flight: Option<u32>,
+    pub max_in_flight: Option<InFlight>,
+    /// Prompt and expected output tokens in flight at once; without it no limit. One larger request goes alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000000000))]
+    pub max_in_flight_tokens: Option<u64>,
     /// Models that the node serves; empty means every model.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024))]

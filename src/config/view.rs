@@ -14,8 +14,8 @@ use super::raw::{
     RawPriority, RawQueue, RawRetry, RawRole, RawRoute, RawRouteTimeouts, RawTimeouts, RawToken,
 };
 use super::value::{
-    Address, FieldName, FilePath, HostName, LogFilter, MethodName, ModelName, Name, Network, NodeUrl, Objective, OrOff,
-    PolicyName, PriorName, Size, Span, UrlPath, Workers,
+    Address, FieldName, FilePath, HostName, InFlight, LogFilter, MethodName, ModelName, Name, Network, NodeUrl,
+    Objective, OrOff, PolicyName, PriorName, Size, Span, UrlPath, Workers,
 };
 use super::{Loaded, Origin};
 use crate::admission::QueueRules;
@@ -132,7 +132,11 @@ fn raw_node(node: &NodeSpec) -> RawNode {
         url: NodeUrl(node.url.clone()),
         name: Some(Name(node.name.clone())),
         weight: node.weight,
-        max_in_flight: node.max_in_flight,
+        max_in_flight: match node.auto_limit {
+            true => Some(InFlight(None)),
+            false => node.max_in_flight.map(|limit| InFlight(Some(limit))),
+        },
+        max_in_flight_tokens: node.max_in_flight_tokens,
         models: node.models.iter().cloned().map(ModelName).collect(),
     }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Time;
+use crate::node::AUTO_LIMIT_START;
 
 /// The count has the low 16 bits, the sum of times in microseconds (modulo 2^48, almost 9 years) the rest.
 const COUNT_BITS: u32 = 16;
@@ -22,7 +23,11 @@ pub struct Ledger {
     load: AtomicU64,
     /// Started without first byte.
     waiting: AtomicU32,
+    /// The limit of attempts in flight that was found out; 0 until there is a reason to change it.
+    own_limit: AtomicU32,
     waiting_prompt_tokens: AtomicU64,
+    /// Expected tokens of attempts in flight, where they are limited.
+    tokens: AtomicU64,
     last_sign: AtomicU64,
     gap_micros: AtomicU64,
     gap_events: AtomicU64,
@@ -128,6 +133,48 @@ impl Ledger {
         })
     }
 
+    /// Expected tokens in flight; counted only where they are limited.
+    pub fn tokens(&self) -> u64 {
+        self.tokens.load(Ordering::Relaxed)
+    }
+
+    /// Whether so many tokens more are within `limit`. What is larger than the limit by itself has room if there is
+    /// nothing else.
+    pub fn has_room_for(&self, tokens: u64, limit: u64) -> bool {
+        Self::has_room(self.tokens(), tokens, limit)
+    }
+
+    fn has_room(held: u64, tokens: u64, limit: u64) -> bool {
+        held == 0 || held.saturating_add(tokens) <= limit
+    }
+
+    /// Sets `tokens` aside if they [have room](Ledger::has_room_for); whether they had. Compare-and-swap, as for the
+    /// count.
+    #[must_use]
+    pub fn try_reserve(&self, tokens: u64, limit: u64) -> bool {
+        let step = |held: u64| Self::has_room(held, tokens, limit).then(|| held.saturating_add(tokens));
+        self.tokens.fetch_update(Ordering::AcqRel, Ordering::Relaxed, step).is_ok()
+    }
+
+    /// The limit of attempts in flight that was found out for the node.
+    #[inline]
+    pub fn own_limit(&self) -> u32 {
+        match self.own_limit.load(Ordering::Relaxed) {
+            0 => AUTO_LIMIT_START,
+            limit => limit,
+        }
+    }
+
+    /// Sets the limit that was found out; it counts for nodes that are to have one.
+    pub fn set_own_limit(&self, limit: u32) {
+        self.own_limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Gives back what was set aside.
+    pub fn release(&self, tokens: u64) {
+        self.tokens.fetch_sub(tokens, Ordering::SeqCst);
+    }
+
     /// The attempt with `prompt_tokens` has its first byte.
     pub fn first_byte(&self, now: Time, prompt_tokens: u32) {
         self.stop_waiting(prompt_tokens);
@@ -226,5 +273,29 @@ mod tests {
             }
         });
         assert_eq!((ledger.in_flight(), ledger.waiting(), ledger.waiting_prompt_tokens()), (0, 0, 0));
+    }
+
+    #[test]
+    fn tokens_never_exceed_their_limit_whatever_the_threads_do_but_one_alone_may() {
+        let ledger = Ledger::default();
+        assert!(ledger.try_reserve(500, 100) && !ledger.try_reserve(1, 100));
+        ledger.release(500);
+        std::thread::scope(|scope| {
+            for seed in 0..4 {
+                let ledger = &ledger;
+                scope.spawn(move || {
+                    let mut rng = fastrand::Rng::with_seed(seed);
+                    for _ in 0..5_000 {
+                        let tokens = rng.u64(1..60);
+                        if ledger.try_reserve(tokens, 100) {
+                            let held = ledger.tokens();
+                            assert!((tokens..=100).contains(&held), "{held}");
+                            ledger.release(tokens);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(ledger.tokens(), 0);
     }
 }

@@ -41,6 +41,10 @@ pub struct Node {
     pub name_hash: u64,
     /// Of the settings, what every decision asks: the operator's limit of attempts in flight,
     pub limit_max: u32,
+    /// whether that is found out from its response times instead,
+    pub finds_limit: bool,
+    /// whether there is a limit of tokens in flight,
+    pub limits_tokens: bool,
     /// whether its URL has a base path,
     pub has_base_path: bool,
     /// whether it names the models that it serves,
@@ -60,6 +64,8 @@ impl Node {
             slot,
             name_hash: name_hash(&spec.name),
             limit_max: spec.limit(),
+            finds_limit: spec.auto_limit,
+            limits_tokens: spec.max_in_flight_tokens.is_some(),
             has_base_path: !spec.base_path().is_empty(),
             lists_models: !spec.models.is_empty(),
             weight: spec.weight,
@@ -68,11 +74,23 @@ impl Node {
         }
     }
 
-    /// The most attempts that it may have in flight now: the operator's limit, and less while it returns from an
-    /// ejection.
+    /// The most attempts that it may have in flight now: the limit of the operator or its own, and less while it
+    /// returns from an ejection.
     #[inline]
     pub fn limit(&self) -> u32 {
-        self.limit_max.min(self.live.health.ramp())
+        self.own_limit().min(self.live.health.ramp())
+    }
+
+    /// The most attempts that it may have in flight by the operator's word, or its own response times.
+    #[inline]
+    pub fn own_limit(&self) -> u32 {
+        if self.finds_limit { self.live.ledger.own_limit() } else { self.limit_max }
+    }
+
+    /// Whether it has room for a request of so many tokens. One that is larger than the limit goes alone.
+    #[inline]
+    pub fn has_room_for(&self, tokens: u64) -> bool {
+        !self.limits_tokens || self.live.ledger.has_room_for(tokens, self.spec.max_in_flight_tokens.unwrap_or(u64::MAX))
     }
 }
 
@@ -83,6 +101,7 @@ pub struct Fleet {
     version: u64,
     next_id: u32,
     lists_models: bool,
+    limits_tokens: bool,
 }
 
 /// Why a change of the fleet was refused.
@@ -114,6 +133,11 @@ impl Fleet {
     /// Whether any node names the models that it serves.
     pub fn lists_models(&self) -> bool {
         self.lists_models
+    }
+
+    /// Whether any node has a limit of tokens in flight.
+    pub fn limits_tokens(&self) -> bool {
+        self.limits_tokens
     }
 
     /// The node of that name.
@@ -176,6 +200,7 @@ impl Fleet {
 
     fn changed(mut self) -> Fleet {
         self.version += 1;
+        self.limits_tokens = self.nodes.iter().any(|node| node.limits_tokens);
         self.lists_models = self.nodes.iter().any(|node| node.lists_models);
         self
     }
@@ -200,6 +225,13 @@ mod tests {
             let spec = NodeSpec { name: (*name).to_owned(), ..NodeSpec::new("http://127.0.0.1:1") };
             fleet.with(spec).expect("free name")
         })
+    }
+
+    #[test]
+    fn what_a_decision_reads_of_a_node_is_three_cache_lines() {
+        // The two counts of an `Arc` come before what it holds.
+        assert!(size_of::<Node>() + 16 <= 64, "{}", size_of::<Node>());
+        assert_eq!(size_of::<Live>(), 128);
     }
 
     #[test]

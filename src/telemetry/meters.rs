@@ -115,6 +115,7 @@ struct Gauges {
     up: Gauge,
     weight: Gauge,
     limit: Gauge,
+    tokens: Gauge,
     states: [(State, Gauge); State::ALL.len()],
 }
 
@@ -167,6 +168,7 @@ impl Meters {
                 up: registry.gauge(series::NODE_UP),
                 weight: registry.gauge(series::NODE_WEIGHT),
                 limit: registry.gauge(series::NODE_LIMIT),
+                tokens: registry.gauge(series::NODE_TOKENS),
                 states: State::ALL.map(state),
             },
             counts: [const { AtomicU64::new(0) }; OUTCOMES.len()],
@@ -236,6 +238,7 @@ impl Meters {
         gauges.connections.set((scrape.node_connections)(node) as f64);
         gauges.up.set(f64::from(u8::from(node.live.health.is_up())));
         gauges.weight.set(node.spec.weight);
+        gauges.tokens.set(node.live.ledger.tokens() as f64);
         gauges.limit.set(f64::from(node.limit()));
         for (state, gauge) in &gauges.states {
             gauge.set(f64::from(u8::from(*state == present)));

@@ -20,6 +20,7 @@ pub(super) const NODE_UP: &str = "bellwether_node_up";
 pub(super) const NODE_STATE: &str = "bellwether_node_state";
 pub(super) const NODE_WEIGHT: &str = "bellwether_node_weight";
 pub(super) const NODE_LIMIT: &str = "bellwether_node_limit";
+pub(super) const NODE_TOKENS: &str = "bellwether_node_tokens_in_flight";
 pub(super) const DECISIONS: &str = "bellwether_decisions_total";
 pub(super) const POLICY_ACTIVE: &str = "bellwether_policy_active";
 pub(super) const POLICY_SWITCHES: &str = "bellwether_policy_switches_total";
@@ -82,6 +83,7 @@ pub(super) const HELP: &[(&str, &str)] = &[
     (NODE_STATE, "1 for the state that the node is in, 0 for the others."),
     (NODE_WEIGHT, "The node's weight as set by the operator."),
     (NODE_LIMIT, "The most attempts in flight that the node may have now."),
+    (NODE_TOKENS, "Expected tokens in flight, of nodes that have a limit of them."),
     (DECISIONS, "Decisions for a node, by the policy that made them."),
     (POLICY_ACTIVE, "1 for the policy that decides now, 0 for the others."),
     (POLICY_SWITCHES, "Switches of the policy while running."),

@@ -205,3 +205,19 @@ async fn under_tenfold_overload_the_limit_holds_and_everybody_has_an_answer() {
     assert!((1..=4).contains(&most.load(Ordering::Relaxed)), "{most:?}");
     assert_eq!((rig.in_flight("a"), rig.app.balancer.queued().0), (0, [0; 3]));
 }
+
+#[tokio::test]
+async fn a_node_that_says_full_gets_a_smaller_limit_of_its_own() {
+    let node = crate::rig::emulator("a").await;
+    let full = bellwether::emulator::Fault::Status { status: 429, retry_after_s: Some(0) };
+    node.set_fault(full).await.expect("listening");
+    let rig = Rig::of([NodeSpec { auto_limit: true, ..crate::rig::spec_of(&node) }]);
+    let before = rig.node("a").limit();
+    let mut client = rig.client().await;
+    for _ in 0..3 {
+        assert_eq!(client.ask(crate::rig::chat(1, false)).await.status(), 429);
+    }
+    let after = rig.node("a").limit();
+    assert!(after < before, "{after} of {before}");
+    assert_eq!(rig.metric("bellwether_node_limit{node=\"a\"}"), f64::from(after));
+}

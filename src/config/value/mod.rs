@@ -53,6 +53,7 @@ pub(super) fn judge(format: &str, text: &str) -> Option<Result<(), Complaint>> {
         Span::FORMAT => tried::<Span>(text),
         Size::FORMAT => tried::<Size>(text),
         Workers::FORMAT => tried::<Workers>(text),
+        InFlight::FORMAT => tried::<InFlight>(text),
         Address::FORMAT => tried::<Address>(text),
         PolicyName::FORMAT => tried::<PolicyName>(text),
         NodeUrl::FORMAT => tried::<NodeUrl>(text),
@@ -129,6 +130,8 @@ scalars! {
     Size(u64);
     /// Threads; `None` is `"auto"`: one per core.
     Workers(Option<usize>);
+    /// Attempts in flight at a node; `None` is `"auto"`.
+    InFlight(Option<u32>);
     /// IP address and port.
     Address(SocketAddr);
     /// The name of a policy.

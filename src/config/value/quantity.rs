@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::super::error::{Complaint, closest, quoted};
-use super::{Scalar, Size, Span, Workers};
+use super::{InFlight, Scalar, Size, Span, Workers};
+use crate::node::IN_FLIGHT_MAX;
 
 /// The shortest duration: what is shorter was meant in another unit.
 const SPAN_MIN: Duration = Duration::from_millis(1);
@@ -102,6 +103,32 @@ impl Scalar for Workers {
 
     fn number(&self) -> Option<u64> {
         self.0.map(|count| count as u64)
+    }
+}
+
+impl Scalar for InFlight {
+    const FORMAT: &'static str = "in-flight";
+    const ALLOWED: &'static str = "\"auto\" (by the node's response times) or an integer from 1 to 60000";
+    const INTEGER: bool = true;
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        match text.trim().parse::<u32>() {
+            Ok(count) if (1..=IN_FLIGHT_MAX).contains(&count) => Ok(InFlight(Some(count))),
+            _ if text.trim() == "auto" => Ok(InFlight(None)),
+            Ok(_) => Err(Complaint::new(format!("{text} is out of range"))),
+            Err(_) => {
+                let suggestion = closest(text, ["auto"]).map(quoted);
+                Err(Complaint::new(format!("{} is not a number of attempts", quoted(text))).suggest(suggestion))
+            }
+        }
+    }
+
+    fn show(&self) -> String {
+        self.0.map_or_else(|| "auto".to_owned(), |count| count.to_string())
+    }
+
+    fn number(&self) -> Option<u64> {
+        self.0.map(u64::from)
     }
 }
 
