@@ -2,12 +2,13 @@
 //!
 //! Everything here is either immutable, swapped whole, or atomic. The pieces know each other only through this.
 
+use std::hash::RandomState;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 
-use crate::admission::RetryBudget;
+use crate::admission::{RateTable, RetryBudget};
 use crate::balancer::{Balancer, Observer, Stance};
 use crate::clock::Clock;
 use crate::config::Settings;
@@ -39,6 +40,10 @@ pub struct App {
     pub retries: RetryBudget,
     /// Connections open to each node.
     pub open_connections: OpenConnections,
+    /// What each client has asked for of late.
+    pub rates: RateTable,
+    /// What clients' keys are hashed with.
+    pub rate_hash: RandomState,
     /// Time.
     pub clock: Clock,
     /// Whether it stops: `/readyz` says so and no new connection is taken.
@@ -93,6 +98,8 @@ impl App {
             bytes_per_token: BytesPerToken::default(),
             retries,
             open_connections: OpenConnections::default(),
+            rates: RateTable::default(),
+            rate_hash: RandomState::new(),
             clock,
             stopping: AtomicBool::new(false),
             connections: AtomicUsize::new(0),

@@ -87,9 +87,11 @@ fn gather_in_panic(
 impl Balancer {
     /// The tokens that a request is expected to keep a node busy with, prompt and output; 0 where no node has a limit.
     pub(super) fn expected_tokens(&self, fleet: &Fleet, shape: &RequestShape) -> u64 {
-        if !fleet.limits_tokens() {
-            return 0;
-        }
+        if fleet.limits_tokens() { self.tokens_of(shape) } else { 0 }
+    }
+
+    /// Prompt and expected output tokens of a request.
+    pub fn tokens_of(&self, shape: &RequestShape) -> u64 {
         let learned = self.learned.load();
         let output = match learned.as_deref() {
             Some(predictor) => {

@@ -14,17 +14,17 @@ use std::path::{Path, PathBuf};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::checked::{
-    Adaptive, Admin, Forward, Health, Limits, Log, LogFormat, Priority, QueueSettings, Retry, Role, Route, Settings,
-    Timeouts, Token,
+    Adaptive, Admin, Forward, Health, Limits, Log, LogFormat, Priority, QueueSettings, RateLimit, Retry, Role, Route,
+    Settings, Timeouts, Token,
 };
 use super::error::{Complaint, ConfigError, quoted};
 use super::origins::Origins;
 use super::raw::{
-    Raw, RawAdaptive, RawEjection, RawLimits, RawLogFormat, RawNode, RawPriority, RawQueue, RawRole, RawRoute,
-    RawTimeouts, RawToken,
+    Raw, RawAdaptive, RawEjection, RawLimits, RawLogFormat, RawNode, RawPriority, RawQueue, RawRateLimit, RawRole,
+    RawRoute, RawTimeouts, RawToken,
 };
 use super::sources::Env;
-use crate::admission::QueueRules;
+use crate::admission::{QueueRules, Quota, RateRules};
 use crate::fleet::{Ejection, Thresholds};
 use crate::learn::Knobs;
 use crate::node::NodeSpec;
@@ -73,6 +73,7 @@ impl Check<'_> {
             },
             ejection: ejection(&raw.ejection),
             queue: queue(&raw.queue),
+            rate_limit: rate_limit(&raw.rate_limit),
             timeouts,
             retry: Retry {
                 budget: raw.retry.budget,
@@ -355,6 +356,12 @@ fn queue(raw: &RawQueue) -> QueueSettings {
         },
         priority_header: raw.priority_header.0.as_ref().map(|name| name.0.clone()),
     }
+}
+
+fn rate_limit(raw: &RawRateLimit) -> RateLimit {
+    let quota = |amount: u64| (amount > 0).then_some(Quota { amount, window: raw.window.0 });
+    let rules = RateRules { requests: quota(raw.requests), tokens: quota(raw.tokens), keys_max: raw.keys_max as usize };
+    RateLimit { key: raw.key.0.clone(), rules }
 }
 
 fn limits(raw: &RawLimits) -> Limits {

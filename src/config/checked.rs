@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 
 pub use crate::admission::Priority;
-use crate::admission::QueueRules;
+use crate::admission::{QueueRules, RateRules};
 use crate::fleet::{Ejection, Thresholds};
 use crate::learn::Knobs;
 use crate::node::NodeSpec;
@@ -39,6 +39,8 @@ pub struct Settings {
     pub ejection: Ejection,
     /// Waiting for a node.
     pub queue: QueueSettings,
+    /// What one client may ask for.
+    pub rate_limit: RateLimit,
     /// Timeouts of requests on no particular route, and of connections.
     pub timeouts: Timeouts,
     /// Retries.
@@ -123,6 +125,26 @@ pub struct QueueSettings {
     pub rules: QueueRules,
     /// The request header that names the class.
     pub priority_header: Option<http::HeaderName>,
+}
+
+/// What one client may ask for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RateLimit {
+    /// What tells clients apart.
+    pub key: RateKey,
+    /// The quotas.
+    pub rules: RateRules,
+}
+
+/// What tells clients apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RateKey {
+    /// Their address.
+    Address,
+    /// `Authorization` or `x-api-key`.
+    ApiKey,
+    /// Another header.
+    Header(http::HeaderName),
 }
 
 /// Active health checks.

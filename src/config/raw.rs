@@ -21,7 +21,7 @@ use crate::fleet::Thresholds;
 use crate::learn::Knobs;
 use crate::policy::{self, PolicyId};
 
-pub use protection::{RawEjection, RawQueue};
+pub use protection::{RawEjection, RawQueue, RawRateLimit};
 
 /// The configuration of Bellwether.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -47,6 +47,8 @@ pub struct Raw {
     pub ejection: RawEjection,
     /// Requests that wait because every node that could serve them is at its limit.
     pub queue: RawQueue,
+    /// What one client may ask for.
+    pub rate_limit: RawRateLimit,
     /// Timeouts.
     pub timeouts: RawTimeouts,
     /// Retries on another node.
@@ -79,6 +81,7 @@ impl Default for Raw {
             health: RawHealth::default(),
             ejection: RawEjection::default(),
             queue: RawQueue::default(),
+            rate_limit: RawRateLimit::default(),
             timeouts: RawTimeouts::default(),
             retry: RawRetry::default(),
             limits: RawLimits::default(),

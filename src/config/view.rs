@@ -8,17 +8,17 @@ use std::collections::BTreeMap;
 use secrecy::ExposeSecret;
 use serde_json::{Value as Json, json};
 
-use super::checked::{Adaptive, LogFormat, Priority, QueueSettings, Role, Route, Settings, Timeouts, Token};
+use super::checked::{Adaptive, LogFormat, Priority, QueueSettings, RateLimit, Role, Route, Settings, Timeouts, Token};
 use super::raw::{
     Raw, RawAdaptive, RawAdmin, RawEjection, RawForward, RawHealth, RawLimits, RawLog, RawLogFormat, RawNode,
-    RawPriority, RawQueue, RawRetry, RawRole, RawRoute, RawRouteTimeouts, RawTimeouts, RawToken,
+    RawPriority, RawQueue, RawRateLimit, RawRetry, RawRole, RawRoute, RawRouteTimeouts, RawTimeouts, RawToken,
 };
 use super::value::{
-    Address, FieldName, FilePath, HostName, InFlight, LogFilter, MethodName, ModelName, Name, Network, NodeUrl,
-    Objective, OrOff, PolicyName, PriorName, Size, Span, UrlPath, Workers,
+    Address, ClientKey, FieldName, FilePath, HostName, InFlight, LogFilter, MethodName, ModelName, Name, Network,
+    NodeUrl, Objective, OrOff, PolicyName, PriorName, Size, Span, UrlPath, Workers,
 };
 use super::{Loaded, Origin};
-use crate::admission::QueueRules;
+use crate::admission::{QueueRules, Quota, RateRules};
 use crate::fleet::Ejection;
 use crate::node::NodeSpec;
 
@@ -38,6 +38,7 @@ impl Settings {
             health,
             ejection,
             queue,
+            rate_limit,
             timeouts,
             retry,
             limits,
@@ -65,6 +66,7 @@ impl Settings {
             },
             ejection: raw_ejection(ejection),
             queue: raw_queue(queue),
+            rate_limit: raw_rate_limit(rate_limit),
             timeouts: raw_timeouts(timeouts),
             retry: RawRetry { budget: retry.budget, floor_per_s: retry.floor_per_s, attempts_max: retry.attempts_max },
             limits: RawLimits {
@@ -164,6 +166,20 @@ fn raw_queue(queue: &QueueSettings) -> RawQueue {
         timeout_max: Span(timeout_max),
         lifo_after: OrOff(lifo_after.map(Span)),
         priority_header: OrOff(queue.priority_header.clone().map(FieldName)),
+    }
+}
+
+fn raw_rate_limit(limit: &RateLimit) -> RawRateLimit {
+    let RateRules { requests, tokens, keys_max } = limit.rules;
+    let amount = |quota: Option<Quota>| quota.map_or(0, |quota| quota.amount);
+    // Where there is no quota, the window is the default: it says nothing.
+    let window = requests.or(tokens).map_or(RawRateLimit::default().window, |quota| Span(quota.window));
+    RawRateLimit {
+        key: ClientKey(limit.key.clone()),
+        requests: amount(requests),
+        tokens: amount(tokens),
+        window,
+        keys_max: count(keys_max),
     }
 }
 

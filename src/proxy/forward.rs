@@ -14,6 +14,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Version, header, response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use crate::admission::Allowance;
 use crate::balancer::{Ticket, Verdict};
 use crate::clock::Time;
 use crate::config::{Settings, Timeouts};
@@ -26,6 +27,7 @@ use crate::proxy::inspect::ResponseScan;
 use crate::proxy::intake::{Intake, address_hash, take_in};
 use crate::proxy::models;
 use crate::proxy::outgoing::Outgoing;
+use crate::proxy::rate;
 use crate::proxy::relay::{Attempt, Patience, Relay};
 use crate::proxy::reply::{ProxyError, is_openai};
 use crate::proxy::story::Story;
@@ -46,6 +48,7 @@ pub(super) async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Resul
         story: None,
         request_id: None,
         arrived: Time::ZERO,
+        allowance: None,
         deadline: None,
         route_timeouts: None,
         settings,
@@ -60,7 +63,10 @@ pub(super) async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Resul
             Err(ProxyError::bad_request(refusal.status, refusal.reason, refusal.detail))
         }
     };
-    let response = passed.unwrap_or_else(|error| passage.refuse(error, openai));
+    let mut response = passed.unwrap_or_else(|error| passage.refuse(error, openai));
+    if let Some(allowance) = passage.allowance.take() {
+        rate::tell(response.headers_mut(), &allowance);
+    }
     passage.answered = true;
     conn.keep_alarm(alarm);
     if let Some(mut story) = passage.story.take() {
@@ -78,6 +84,8 @@ pub(super) struct Passage {
     pub(super) settings: Arc<Settings>,
     pub(super) story: Option<Box<Story>>,
     pub(super) request_id: Option<HeaderValue>,
+    /// How the client stands with its rate limits, if there are any.
+    pub(super) allowance: Option<Allowance>,
     /// When the request came.
     pub(super) arrived: Time,
     pub(super) deadline: Option<Instant>,
@@ -183,6 +191,9 @@ impl Passage {
         self.deadline = self.timeouts().total.map(|total| Instant::now() + total);
         if let Some(story) = &mut self.story {
             story.model.clone_from(&intake.shape.model);
+        }
+        if !settings.rate_limit.rules.is_off() {
+            self.within_rate(&head.headers, client, &intake.shape)?;
         }
         self.worker.app.retries.deposit(started);
         match upgrade {

@@ -14,6 +14,7 @@ pub mod inspect;
 mod intake;
 mod models;
 mod outgoing;
+mod rate;
 mod relay;
 mod reply;
 mod server;

@@ -129,6 +129,14 @@ impl ProxyError {
         }
     }
 
+    /// The client has used up what it may ask for.
+    pub(super) fn rate_limited(wait: Duration) -> ProxyError {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let error = ProxyError::new(Side::Client, status, "http_request_denied", "rate_limit_exceeded")
+            .saying("this client has used up the requests or tokens that it may ask for at present");
+        ProxyError { retry_after: Some(wait), ..error }
+    }
+
     /// A node has as many connections as it may have, and there is no other.
     pub(super) fn node_full(node: &str) -> ProxyError {
         let status = StatusCode::SERVICE_UNAVAILABLE;
@@ -189,6 +197,7 @@ impl ProxyError {
 
     fn openai_body(&self) -> (&'static str, String) {
         let kind = match self.side {
+            Side::Client if self.status == StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
             Side::Client => "invalid_request_error",
             Side::Node => "service_unavailable",
             Side::Internal => "server_error",

@@ -17,6 +17,7 @@ mod health;
 mod messages;
 mod models;
 mod queue;
+mod rate;
 mod refusals;
 mod rig;
 mod stopping;

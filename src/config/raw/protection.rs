@@ -1,9 +1,12 @@
-//! What protects nodes and clients from each other: the tables of ejection and queue.
+//! What protects nodes and clients from each other: the tables of ejection, queue and rate limits.
+
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::super::value::{FieldName, OrOff, Size, Span};
+use super::super::checked::RateKey;
+use super::super::value::{ClientKey, FieldName, OrOff, Size, Span};
 use crate::admission::QueueRules;
 use crate::fleet::Ejection;
 
@@ -97,5 +100,33 @@ impl Default for RawQueue {
             lifo_after: OrOff(lifo_after.map(Span)),
             priority_header: OrOff(None),
         }
+    }
+}
+
+/// What one client may ask for. All of it at once if it was not used before; it comes back evenly over the window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawRateLimit {
+    /// What tells clients apart: "api-key" (`Authorization` or `x-api-key`), "address", or "header:NAME"; a client
+    /// without the key or header is known by its address.
+    pub key: ClientKey,
+    /// Requests per window; 0 is no limit.
+    #[schemars(range(min = 0, max = 1000000000))]
+    pub requests: u64,
+    /// Prompt and expected output tokens per window; 0 is no limit.
+    #[schemars(range(min = 0, max = 1000000000000i64))]
+    pub tokens: u64,
+    /// The window.
+    pub window: Span,
+    /// Clients that are remembered; then the least recently seen is forgotten.
+    #[schemars(range(min = 1, max = 10000000))]
+    pub keys_max: u32,
+}
+
+impl Default for RawRateLimit {
+    fn default() -> Self {
+        // Ten thousand clients are about a megabyte.
+        let window = Span(Duration::from_secs(60));
+        RawRateLimit { key: ClientKey(RateKey::ApiKey), requests: 0, tokens: 0, window, keys_max: 10_000 }
     }
 }

@@ -18,6 +18,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
 
+use super::checked::RateKey;
 use super::error::Complaint;
 use crate::policy::PolicyId;
 
@@ -69,6 +70,7 @@ pub(super) fn judge(format: &str, text: &str) -> Option<Result<(), Complaint>> {
         Objective::FORMAT => tried::<Objective>(text),
         PriorName::FORMAT => tried::<PriorName>(text),
         FieldName::FORMAT => tried::<FieldName>(text),
+        ClientKey::FORMAT => tried::<ClientKey>(text),
         _ => return None,
     })
 }
@@ -140,6 +142,8 @@ scalars! {
     NodeUrl(String);
     /// A network or a single address.
     Network(IpNet);
+    /// What tells clients apart.
+    ClientKey(RateKey);
     /// The name of a header field.
     FieldName(http::HeaderName);
     /// An HTTP method.

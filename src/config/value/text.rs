@@ -4,11 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use super::super::checked::RateKey;
 use super::super::error::{Complaint, closest, quoted};
 use super::super::node_url;
 use super::{
-    Address, FieldName, FilePath, HostName, LogFilter, MethodName, ModelName, Name, Network, NodeUrl, PolicyName,
-    PriorName, Scalar, UrlPath, Variable,
+    Address, ClientKey, FieldName, FilePath, HostName, LogFilter, MethodName, ModelName, Name, Network, NodeUrl,
+    PolicyName, PriorName, Scalar, UrlPath, Variable,
 };
 use crate::policy::{self, PolicyId};
 use crate::priors;
@@ -49,6 +50,35 @@ impl Scalar for FieldName {
 
     fn show(&self) -> String {
         self.0.to_string()
+    }
+}
+
+/// Before the name of a header that tells clients apart.
+const HEADER_PREFIX: &str = "header:";
+
+impl Scalar for ClientKey {
+    const FORMAT: &'static str = "client-key";
+    const ALLOWED: &'static str = "\"api-key\", \"address\" or \"header:NAME\"";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        let header = |name: &str| http::HeaderName::try_from(name).ok().map(RateKey::Header);
+        let key = match text {
+            "address" => Some(RateKey::Address),
+            "api-key" => Some(RateKey::ApiKey),
+            _ => text.strip_prefix(HEADER_PREFIX).and_then(header),
+        };
+        key.map(ClientKey).ok_or_else(|| {
+            let meant = closest(text, ["address", "api-key"]).map(quoted);
+            Complaint::new(format!("{} does not tell clients apart", quoted(text))).suggest(meant)
+        })
+    }
+
+    fn show(&self) -> String {
+        match &self.0 {
+            RateKey::Address => "address".to_owned(),
+            RateKey::ApiKey => "api-key".to_owned(),
+            RateKey::Header(name) => format!("{HEADER_PREFIX}{name}"),
+        }
     }
 }
 
