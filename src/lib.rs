@@ -57,6 +57,7 @@
 
 pub mod admin;
 pub mod admission;
+pub mod advise;
 pub mod app;
 pub mod balancer;
 pub mod cli;

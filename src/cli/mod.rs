@@ -5,6 +5,7 @@
 //! the text to the configuration as it was typed: there, and not in clap, it is judged, so that a mistake reads the
 //! same wherever it was made.
 
+mod advise;
 mod check;
 mod config;
 pub mod demo;
@@ -57,6 +58,7 @@ enum Verb {
     Demo(demo::DemoArgs),
     /// Policies compared in virtual time, on the same requests, in seconds
     Simulate(simulate::SimulateArgs),
+    Advise(advise::Advise),
     Train(train::Train),
     Check(check::Check),
     Config(config::Config),
@@ -74,6 +76,7 @@ impl Cli {
             Verb::Run(run) => run.execute(process, screen),
             Verb::Demo(args) => Ok(run_demo(&args, screen)),
             Verb::Simulate(args) => run_simulate(&args, screen),
+            Verb::Advise(advise) => advise.execute(screen),
             Verb::Train(train) => train.execute(screen),
             Verb::Check(check) => check.execute(process.env, screen),
             Verb::Config(config) => config.execute(process.env, screen),

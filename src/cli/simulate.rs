@@ -6,7 +6,7 @@
 
 mod record;
 mod suite;
-mod table;
+pub(super) mod table;
 mod traffic;
 
 use std::fs;

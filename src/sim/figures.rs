@@ -7,10 +7,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::balancer::Observer;
 use crate::clock::Time;
-use crate::sim::driver::run;
+use crate::sim::driver::run_with;
 use crate::sim::result::RunResult;
-use crate::sim::roster::{self, RosterError};
+use crate::sim::roster::{self, RosterError, Setup};
 use crate::sim::scenario::{Action, Scenario};
 
 /// Seconds from and to, relative to an incident.
@@ -137,6 +138,19 @@ pub fn run_all(
     threads: usize,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Vec<Figures>, RosterError> {
+    run_all_watched(jobs, threads, progress, &|_| Vec::new())
+}
+
+/// The same, with observers for each run that hear of every attempt.
+///
+/// # Errors
+/// As [`run_all`].
+pub fn run_all_watched(
+    jobs: &[Job],
+    threads: usize,
+    progress: &(dyn Fn(usize, usize) + Sync),
+    watch: &(dyn Fn(&Job) -> Vec<Arc<dyn Observer>> + Sync),
+) -> Result<Vec<Figures>, RosterError> {
     jobs.iter().try_for_each(|job| roster::check(&job.policy, &job.scenario))?;
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let results: Vec<Mutex<Option<Result<Figures, RosterError>>>> = jobs.iter().map(|_| Mutex::new(None)).collect();
@@ -144,7 +158,8 @@ pub fn run_all(
         while let Some((at, job)) =
             Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| jobs.get(at).map(|job| (at, job)))
         {
-            let result = run(&job.scenario, job.load, &job.policy, job.seed);
+            let observed = |setup: &Setup<'_>| roster::make_observed(&job.policy, setup, watch(job));
+            let result = run_with(&job.scenario, job.load, job.seed, observed);
             let figures = result.map(|result| Figures::of(result, &job.scenario));
             *results[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(figures);
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, jobs.len());

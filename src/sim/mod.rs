@@ -25,6 +25,7 @@ mod server;
 pub mod statistics;
 pub mod suite;
 pub mod trace;
+pub mod watch;
 pub mod workload;
 pub mod yardstick;
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::sim::figures::{Around, Figures, Job, WINDOWS, fair_share, run_all};
+use crate::balancer::Observer;
+use crate::sim::figures::{Around, Figures, Job, WINDOWS, fair_share, run_all_watched};
 use crate::sim::roster::RosterError;
 use crate::sim::scenario::Scenario;
 use crate::sim::statistics::{Ratio, mean};
@@ -103,6 +104,18 @@ pub struct Report {
 /// # Errors
 /// A policy is unknown or cannot compete in this scenario; nothing is run then.
 pub fn execute(plan: &Plan, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Report, RosterError> {
+    execute_watched(plan, progress, &|_| Vec::new())
+}
+
+/// The same, with observers for each run that hear of every attempt.
+///
+/// # Errors
+/// As [`execute`].
+pub fn execute_watched(
+    plan: &Plan,
+    progress: &(dyn Fn(usize, usize) + Sync),
+    watch: &(dyn Fn(&Job) -> Vec<Arc<dyn Observer>> + Sync),
+) -> Result<Report, RosterError> {
     let scenario = Arc::new(plan.scenario.clone());
     let mut jobs = Vec::new();
     for load in &plan.loads {
@@ -112,7 +125,7 @@ pub fn execute(plan: &Plan, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<
             jobs.extend(plan.seeds.iter().map(job));
         }
     }
-    let figures = run_all(&jobs, plan.threads, progress)?;
+    let figures = run_all_watched(&jobs, plan.threads, progress, watch)?;
     Ok(Report {
         scenario: plan.scenario.name.clone(),
         about: plan.scenario.about.clone(),

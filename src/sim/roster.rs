@@ -14,7 +14,7 @@ use crate::policy::{self, Policy, PolicyId};
 use crate::sim::ablation::{Forgiving, Without};
 use crate::sim::learning::{self, Samples};
 use crate::sim::scenario::Scenario;
-use crate::sim::yardstick::{C3, Foresight, GreedyOracle, Prequal};
+use crate::sim::yardstick::{AsRecorded, C3, Foresight, GreedyOracle, Prequal};
 
 /// Least connections with each node's true capacity as its weight: what an operator could reach who knew them.
 pub const ORACLE_WEIGHTED: &str = "oracle-weighted-least-connections";
@@ -163,6 +163,18 @@ fn learner(
     }
     let hooks = learning::hooks(&balancer, samples, without);
     Instance { balancer, hooks, weighted: false }
+}
+
+/// A proxy that sends every request where the trace says it went; no name leads to it.
+///
+/// # Errors
+/// A fleet with two nodes of one name.
+pub fn make_as_recorded(setup: &Setup<'_>, observers: Vec<Arc<dyn Observer>>) -> Result<Instance, RosterError> {
+    let names = setup.scenario.nodes.iter().map(|node| node.node.name.clone()).collect();
+    let policy = Arc::new(AsRecorded::new(setup.foresight.clone(), names));
+    let fleet = fleet(setup.scenario, false)?;
+    let balancer = Balancer::with_policy(fleet, PolicyId::UNLISTED, policy, setup.clock.clone(), observers);
+    Ok(Instance { balancer: Arc::new(balancer), hooks: Vec::new(), weighted: false })
 }
 
 /// The fleet as it is configured at the start; weighted by true capacity where that is asked for.

@@ -32,7 +32,7 @@ pub(super) fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-fn figures(rows: &[Row]) -> Table {
+pub(in crate::cli) fn figures(rows: &[Row]) -> Table {
     let columns =
         ["policy", "mean", "p50", "p90", "p99", "p99.9", "TTFB", "TTFB p99", "errors", "mean ratio", "p99 ratio"];
     let mut table = table(columns.map(str::to_owned).to_vec(), 1);
@@ -75,8 +75,13 @@ fn table(columns: Vec<String>, words: usize) -> Table {
     table
 }
 
+/// A table with these columns.
+pub(in crate::cli) fn listing(columns: &[&str], words: usize) -> Table {
+    table(columns.iter().map(|column| (*column).to_owned()).collect(), words)
+}
+
 /// Three digits with their unit; a dash where nothing was measured.
-fn time(seconds: f64) -> String {
+pub(in crate::cli) fn time(seconds: f64) -> String {
     match seconds {
         s if s.is_nan() => "-".to_owned(),
         s if s >= 99.95 => format!("{s:.0} s"),
@@ -87,7 +92,7 @@ fn time(seconds: f64) -> String {
     }
 }
 
-fn percent(share: f64, digits: usize) -> String {
+pub(in crate::cli) fn percent(share: f64, digits: usize) -> String {
     format!("{:.digits$} %", share * 100.0)
 }
 

@@ -232,8 +232,9 @@ impl Driver<'_> {
         self.expect_arrival();
     }
 
-    /// Tells the oracle when the request would end on each plain server.
+    /// Tells where the request was recorded, and the oracle when it would end on each plain server.
     fn foresee(&self, arrival: &Arrival) {
+        self.foresight.set_recorded(arrival.recorded);
         if !self.foresight.is_used() {
             return;
         }

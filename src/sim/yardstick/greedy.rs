@@ -5,7 +5,7 @@
 //! the driver asks every emulated node when the request would end there; only plain servers can tell exactly, so
 //! the roster refuses this yardstick for language models.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::policy::{Context, Policy};
@@ -18,6 +18,8 @@ pub struct Foresight(Arc<Known>);
 #[derive(Debug, Default)]
 struct Known {
     used: AtomicBool,
+    /// One more than the recorded node of the request to be placed; 0 for none.
+    recorded: AtomicU64,
     ends: Mutex<Vec<(String, f64)>>,
 }
 
@@ -32,6 +34,15 @@ impl Foresight {
         let mut known = self.0.ends.lock().unwrap_or_else(PoisonError::into_inner);
         known.clear();
         known.extend(ends);
+    }
+
+    /// Says which node of the scenario the request to be placed was recorded at.
+    pub fn set_recorded(&self, node: Option<u32>) {
+        self.0.recorded.store(node.map_or(0, |node| u64::from(node) + 1), Ordering::Relaxed);
+    }
+
+    pub(super) fn recorded(&self) -> Option<u64> {
+        self.0.recorded.load(Ordering::Relaxed).checked_sub(1)
     }
 
     fn ends_at(&self, name: &str) -> f64 {

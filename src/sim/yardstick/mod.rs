@@ -8,7 +8,9 @@
 mod c3;
 mod greedy;
 mod prequal;
+mod recorded;
 
 pub use c3::C3;
 pub use greedy::{Foresight, GreedyOracle};
 pub use prequal::Prequal;
+pub use recorded::AsRecorded;
