@@ -8,6 +8,7 @@
 //!     the shell              server   proxy   admin   telemetry   probe   reload   app       sockets, disk, wall
 //!                            trainer  training  recording  state  priors  decisions       clock, tokio
 //!                            emulator   load
+//!       |                    advise  report  what a recording teaches about a fleet, a comparison as a page
 //!       |                    sim         virtual time, the same core
 //!     balancer               one coordinator: decide -> first byte -> events -> finish
 //!       |
@@ -76,6 +77,7 @@ pub mod probe;
 pub mod proxy;
 pub mod recording;
 pub mod reload;
+pub mod report;
 pub mod request;
 pub mod server;
 pub mod sim;

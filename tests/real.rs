@@ -176,3 +176,25 @@ fn check_metrics(proxy: &Proxy) {
     let said = [checked.stdout, checked.stderr].concat();
     assert!(checked.status.success() && said.is_empty(), "{}\n{metrics}", String::from_utf8_lossy(&said));
 }
+
+/// A report of two policies and what a browser says of it.
+#[test]
+fn a_report_is_legible_in_a_real_browser() {
+    let Some(python) = python() else { return };
+    let present = Command::new("chromedriver").arg("--version").stdout(Stdio::null()).status();
+    if present.is_err() {
+        return cannot_check(
+            "the report in a browser, because there is no chromedriver",
+            "apt-get install chromium chromium-driver",
+        );
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let page = dir.path().join("report.html").display().to_string();
+    let mut simulate = Command::new(assert_cmd::cargo::cargo_bin!("bellwether"));
+    simulate.args(["simulate", "--scenario", "plain-mixed", "--load", "0.4", "--seconds", "60", "--seeds", "2"]);
+    simulate.args(["--policies", "least-connections,adaptive", "--report", &page]).stdout(Stdio::null());
+    assert!(simulate.status().expect("the binary runs").success());
+    // Distribution, regret, two over time for each of the two and the oracle, and predictions.
+    let lines = Running::python(&python, "report_page.py", [page.as_str()]).finish();
+    assert_eq!(lines, ["9 charts"]);
+}

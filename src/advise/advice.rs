@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::fit::{self, Fitted, FittedFleet};
 use super::headroom::{Headroom, Slo, headroom};
 use super::history::History;
+use super::offpolicy::{OffPolicy, off_policy};
 use super::replay::{NodeCheck, Stage};
 use crate::sim::driver::run;
 use crate::sim::report::{Plan, Report, Row, execute};
@@ -116,6 +117,8 @@ pub struct Advice {
     pub headroom: Option<Headroom>,
     /// What one more node of each kind would bring, under the best policy.
     pub one_more: Vec<OneMore>,
+    /// What the logged chances say by themselves.
+    pub off_policy: OffPolicy,
 }
 
 /// Why there is no advice.
@@ -190,6 +193,7 @@ pub fn advise(
         slo: question.slo,
         headroom,
         one_more,
+        off_policy: off_policy(history),
     };
     Ok((advice, plan))
 }

@@ -10,6 +10,7 @@ pub mod advice;
 pub mod fit;
 pub mod headroom;
 pub mod history;
+pub mod offpolicy;
 mod plain;
 pub mod replay;
 #[cfg(test)]

@@ -4,10 +4,11 @@ mod page;
 
 use std::fs;
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
+use super::simulate::{SimulateArgs, SimulateOutput, threads};
 use super::{Exit, Screen};
 use crate::advise::advice::{Question, advise};
 use crate::advise::headroom::Slo;
@@ -65,6 +66,23 @@ pub(super) enum AdviseOutput {
 }
 
 impl Advise {
+    /// What `simulate --from-recording` asks: the same, with its own policies and seeds.
+    pub(super) fn of_simulate(args: &SimulateArgs, recording: &Path) -> Advise {
+        Advise {
+            from_recording: recording.to_path_buf(),
+            fleet: args.traffic.fleet.as_ref().map(PathBuf::from),
+            slo: None,
+            policies: args.policies.clone(),
+            seeds: args.seeds,
+            seed: args.seed,
+            threads: threads(args) as u64,
+            output: match args.output {
+                SimulateOutput::Table => AdviseOutput::Text,
+                SimulateOutput::Json => AdviseOutput::Json,
+            },
+        }
+    }
+
     pub(super) fn execute(self, screen: &mut Screen<'_>) -> io::Result<Exit> {
         let refused = |screen: &mut Screen<'_>, what: String| {
             screen.failed(&what);

@@ -100,6 +100,9 @@ fn run_demo(args: &demo::DemoArgs, screen: &mut Screen<'_>) -> Exit {
 }
 
 fn run_simulate(args: &simulate::SimulateArgs, screen: &mut Screen<'_>) -> io::Result<Exit> {
+    if let Some(recording) = &args.from_recording {
+        return advise::Advise::of_simulate(args, recording).execute(screen);
+    }
     match simulate::simulate(args, &mut *screen.out, &mut *screen.err) {
         Ok(()) => Ok(Exit::Fine),
         Err(SimulateError::Io(error)) => Err(error),

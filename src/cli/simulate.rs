@@ -4,6 +4,7 @@
 //! confidence intervals, failures on cue, and yardsticks that no real proxy could have. The result goes to standard
 //! output and depends on nothing but scenario, seeds and binary; progress goes to standard error.
 
+mod html;
 mod record;
 mod suite;
 pub(super) mod table;
@@ -33,7 +34,7 @@ const DEFAULT_POLICIES: &str =
 #[command(after_help = EXAMPLES)]
 pub struct SimulateArgs {
     /// A scenario that ships with the program (see --list), or the path of a file
-    #[arg(long, value_name = "NAME|FILE", required_unless_present_any = ["list", "trace", "suite"])]
+    #[arg(long, value_name = "NAME|FILE", required_unless_present_any = ["list", "trace", "suite", "from_recording"])]
     pub scenario: Option<String>,
     /// Many scenarios with bounds that must be met (see --list), or the path of a file; exit code 1 if one is missed
     #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["scenario", "policies", "load", "seconds",
@@ -58,11 +59,18 @@ pub struct SimulateArgs {
     #[arg(long)]
     pub without_events: bool,
     #[command(flatten)]
-    traffic: TraceArgs,
+    pub(in crate::cli) traffic: TraceArgs,
     /// Write every attempt of the one run that is asked for (one policy, load and seed) to this file, for `train`, in
     /// place of a table
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
+    /// Write a page with charts to this file, beside the result; greedy-oracle joins the policies, to measure regret
+    #[arg(long, value_name = "FILE.html", conflicts_with_all = ["record", "suite"])]
+    pub report: Option<PathBuf>,
+    /// Answer `advise` from this recording: fit its nodes, show how well the emulation repeats it, try the policies
+    #[arg(long, value_name = "FILE",
+        conflicts_with_all = ["scenario", "trace", "record", "report", "load", "seconds", "suite"])]
+    pub from_recording: Option<PathBuf>,
     /// Runs at the same time [default: one for each core]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=64))]
     pub threads: Option<u64>,
@@ -170,6 +178,14 @@ pub enum SimulateError {
         /// Why not.
         error: io::Error,
     },
+    /// The page cannot be written.
+    #[error("--report {}: {error}", path.display())]
+    Page {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
     /// More than one run cannot be one recording.
     #[error("--record: takes one policy, one load and one seed (--policies NAME --load X --seeds 1)")]
     NotOne,
@@ -204,7 +220,10 @@ pub fn simulate(args: &SimulateArgs, out: &mut dyn Write, err: &mut dyn Write) -
         record::record(&plan, path, out)?;
         return Ok(out.flush()?);
     }
-    let report = watched(|progress| execute(&plan, progress))?;
+    let report = watched(|progress| match &args.report {
+        Some(path) => html::run(&plan, path, progress),
+        None => execute(&plan, progress).map_err(SimulateError::Policy),
+    })?;
     if let Some(trouble) = plan.scenario.trace.as_ref().and_then(|trace| trace.trouble()) {
         return Err(SimulateError::TraceChanged(trouble.to_owned()));
     }
@@ -244,7 +263,7 @@ fn seeds(args: &SimulateArgs) -> Vec<u64> {
     (0..args.seeds).map(|at| args.seed.wrapping_add(at)).collect()
 }
 
-fn threads(args: &SimulateArgs) -> usize {
+pub(super) fn threads(args: &SimulateArgs) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     args.threads.map_or_else(cores, |threads| threads as usize)
 }
@@ -301,7 +320,10 @@ fn plan(args: &SimulateArgs) -> Result<Plan, SimulateError> {
             return out_of_range("seconds", seconds, &format!("a run has at most {REQUESTS_MAX:.0} requests"));
         }
     }
-    let policies = args.policies.iter().map(|name| name.trim().to_owned()).collect();
+    let mut policies: Vec<String> = args.policies.iter().map(|name| name.trim().to_owned()).collect();
+    if args.report.is_some() && !policies.iter().any(|policy| policy == roster::GREEDY) {
+        policies.push(roster::GREEDY.to_owned());
+    }
     Ok(Plan { scenario, loads, policies, seeds: seeds(args), threads: threads(args) })
 }
 
@@ -382,7 +404,6 @@ mod tests {
         assert!(output("").expect_err("refused").contains("--scenario"));
         assert!(output("--scenario no-such").expect_err("refused").contains("llm-mixed"));
         assert!(output("--scenario llm-mixed --policies nobody").expect_err("refused").contains("prequal"));
-        assert!(output("--scenario llm-mixed --policies greedy-oracle").expect_err("refused").contains("plain"));
         assert!(output("--scenario llm-mixed --load 0").expect_err("refused").contains("above 0"));
         assert!(output("--scenario llm-mixed --seconds 900000").expect_err("refused").contains("requests"));
     }
@@ -414,6 +435,18 @@ mod tests {
         let again = again.replace(&format!("--record {}", path("samples.jsonl")), "--output json");
         let report: serde_json::Value = serde_json::from_str(&output(&again).expect("sound")).expect("JSON");
         assert!(report["rows"][0]["requests"].as_u64() > Some(400), "a recording is a trace too: {report}");
+    }
+
+    #[test]
+    fn a_page_is_written_beside_the_table_with_the_oracle_in_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("out.html");
+        let line = "--scenario llm-mixed --policies least-connections --load 0.2 --seconds 20 --seeds 1 --report";
+        let table = output(&format!("{line} {}", path.display())).expect("sound");
+        assert!(table.contains("greedy-oracle"), "{table}");
+        let html = fs::read_to_string(&path).expect("written");
+        assert!(html.contains("Regret") && html.contains("least-connections"), "{}", html.len());
+        assert!(output(&format!("{line} {}/no/such", path.display())).expect_err("refused").contains("--report"));
     }
 
     #[test]

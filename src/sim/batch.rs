@@ -220,6 +220,24 @@ impl BatchServer {
         }
     }
 
+    /// When a request of those lengths would end if it arrived now and nothing came after it; `None` for a hanging
+    /// server. Found by running a copy ahead, so it costs as many steps.
+    pub fn would_end(&self, now: Time, prompt_tokens: u32, output_tokens: u32) -> Option<Time> {
+        const ASKED: WorkId = WorkId::MAX;
+        let mut ahead = self.clone();
+        ahead.submit(now, ASKED, prompt_tokens, output_tokens);
+        let mut end = None;
+        while end.is_none() {
+            let next = ahead.next_event()?;
+            ahead.advance(next, &mut |event| {
+                if let Event::Finished { at, id: ASKED } = event {
+                    end = Some(at);
+                }
+            });
+        }
+        end
+    }
+
     /// Ends every step that ends by `now` and tells what it brought. Each next step starts where the one before
     /// ended, so a caller that comes late loses nothing and adds no drift.
     pub fn advance(&mut self, now: Time, tell: &mut impl FnMut(Event<'_>)) {

@@ -74,9 +74,6 @@ pub enum RosterError {
     /// No such policy.
     #[error("no policy is named {0:?}; known are {known}", known = names().join(", "))]
     Unknown(String),
-    /// It needs more knowledge than there is.
-    #[error("{GREEDY} can tell when a request ends on plain servers only")]
-    NeedsPlain,
     /// The scenario's fleet cannot be.
     #[error(transparent)]
     Fleet(#[from] FleetError),
@@ -91,11 +88,9 @@ pub fn names() -> Vec<&'static str> {
 /// Whether `name` can compete in `scenario`.
 ///
 /// # Errors
-/// It is unknown, or needs more knowledge than the scenario's fleet can give.
+/// It is unknown, or two nodes of the scenario have one name.
 pub fn check(name: &str, scenario: &Scenario) -> Result<(), RosterError> {
-    if name == GREEDY && !scenario.is_plain() {
-        return Err(RosterError::NeedsPlain);
-    }
+    fleet(scenario, false)?;
     if PolicyId::named(name).is_some() || YARDSTICKS.contains(&name) || Without::named(name).is_some() {
         return Ok(());
     }

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use crate::advise::advice::{Advice, Best, NodeCapacity, OneMore};
 use crate::advise::headroom::Headroom;
+use crate::advise::offpolicy::OffPolicy;
 use crate::advise::replay::NodeCheck;
 use crate::cli::simulate::table::{figures, listing, percent, time};
 
@@ -25,6 +26,7 @@ pub(super) fn write(advice: &Advice, out: &mut dyn Write) -> io::Result<()> {
         )?;
     }
     one_more(advice, out)?;
+    logged(advice, out)?;
     writeln!(
         out,
         "\nNot emulated: nodes that changed their speed during the recording, failures, and caches of prompts.\n\
@@ -142,6 +144,34 @@ fn one_more(advice: &Advice, out: &mut dyn Write) -> io::Result<()> {
         table.add_row(cells);
     }
     writeln!(out, "{}", table.trim_fmt())
+}
+
+fn logged(advice: &Advice, out: &mut dyn Write) -> io::Result<()> {
+    let number = if advice.slo.is_some() { 7 } else { 6 };
+    let OffPolicy { attempts, explored, mean_s, estimates, refusals, .. } = &advice.off_policy;
+    writeln!(
+        out,
+        "\n{number}. What the logged chances say by themselves ({explored} of {attempts} attempts explored)"
+    )?;
+    if !estimates.is_empty() {
+        let columns = ["exploration", "mean, reweighted", "+-", "doubly robust", "effective attempts"];
+        let mut table = listing(&columns, 1);
+        for estimate in estimates {
+            table.add_row(vec![
+                format!("x {}", estimate.factor),
+                time(estimate.weighted_s),
+                time(estimate.half_s),
+                time(estimate.robust_s),
+                format!("{:.0}", estimate.effective),
+            ]);
+        }
+        writeln!(out, "{}", table.trim_fmt())?;
+        writeln!(out, "As recorded: {}.", time(*mean_s))?;
+    }
+    for refusal in refusals {
+        writeln!(out, "No estimate. {refusal}")?;
+    }
+    writeln!(out, "Not seen here: a policy changes the loads that it meets. The replay above sees it.")
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ const FLEET: &str = "study";
 
 /// Arguments about a trace.
 #[derive(Args, Clone, Debug)]
-pub(super) struct TraceArgs {
+pub(in crate::cli) struct TraceArgs {
     /// Requests of a production trace in place of drawn ones, at the trace's own rhythm: rows of
     /// TIMESTAMP,ContextTokens,GeneratedTokens (Azure), JSON lines with timestamp, input_length and output_length
     /// (Mooncake), or what --record writes; or builtin:azure-conversation, builtin:azure-code, drawn with the
@@ -41,7 +41,7 @@ pub(super) struct TraceArgs {
     /// Where a trace is replayed without a scenario: a file with [[node]] entries, a scenario, or a fleet by name
     /// [default: study, two fast, two middle and four slow servers of language models]
     #[arg(long, value_name = "FILE|NAME", conflicts_with = "scenario")]
-    pub(super) fleet: Option<String>,
+    pub(in crate::cli) fleet: Option<String>,
     /// Lines of a trace that may be wrong; they are left out and told
     #[arg(long, value_name = "LINES", default_value_t = 100, requires = "trace")]
     pub(super) bad_rows_max: u64,

@@ -232,17 +232,19 @@ impl Driver<'_> {
         self.expect_arrival();
     }
 
-    /// Tells where the request was recorded, and the oracle when it would end on each plain server.
+    /// Tells where the request was recorded, and the oracle when it would end on each server.
     fn foresee(&self, arrival: &Arrival) {
         self.foresight.set_recorded(arrival.recorded);
         if !self.foresight.is_used() {
             return;
         }
         let ends = self.nodes.iter().zip(&self.scenario.nodes).map(|(node, known)| {
+            let work = arrival.work;
             let ends = match &node.server {
-                Server::Plain(server) => server.would_end(self.now, arrival.work.plain_s).map(|end| end.as_secs_f64()),
-                Server::Batch(_) => None,
+                Server::Plain(server) => server.would_end(self.now, work.plain_s),
+                Server::Batch(server) => server.would_end(self.now, work.prompt_tokens, work.output_tokens),
             };
+            let ends = ends.map(|end| end.as_secs_f64());
             (known.node.name.clone(), ends.unwrap_or(f64::INFINITY))
         });
         self.foresight.set(ends);

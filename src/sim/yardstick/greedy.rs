@@ -2,8 +2,8 @@
 //!
 //! A lower bound of sorts for what *selfish* routing can reach: each request goes where it ends first, without regard
 //! for those that come after it. A policy that weighs the harm to others can beat it at high load. Before each decision
-//! the driver asks every emulated node when the request would end there; only plain servers can tell exactly, so
-//! the roster refuses this yardstick for language models.
+//! the driver asks every emulated node when the request would end there if nothing came after it. A batching
+//! server runs a copy of itself ahead to answer, which makes this the slowest policy of all.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
