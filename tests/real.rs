@@ -120,7 +120,8 @@ fn openai_clients_get_answers_events_and_errors_through_the_proxy_as_from_a_serv
     let Some(python) = python() else { return };
     let (tiny, narrow) = (Port::take(), Port::take());
     let apps = [fastapi(&python, &tiny, "tiny"), fastapi(&python, &narrow, "narrow")];
-    let common = "health = { interval = \"100ms\" }\n";
+    // Nobody waits: what a full node means to a client is to be seen at once.
+    let common = "health = { interval = \"100ms\" }\nqueue = { length_max = 0 }\n";
     let nodes = [
         node_table("tiny", &tiny, "models = [\"tiny\"]"),
         node_table("narrow", &narrow, "models = [\"narrow\"]\nmax_in_flight = 1"),

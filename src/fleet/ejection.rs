@@ -148,7 +148,7 @@ const RAMP_SUCCESSES: u32 = 64;
 const COUNT_BITS: u32 = 22;
 const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
 
-/// What ejection remembers of one node. All methods may be called from any thread; [`eject`](Record::eject) by one at
+/// What ejection remembers of one node. All methods may be called from any thread; `eject` by one at
 /// a time.
 #[derive(Debug, Default)]
 pub struct Record {
