@@ -41,6 +41,8 @@ pub struct RequestShape {
     pub body_bytes: Option<u64>,
     /// A hash of the client's address, for affinity.
     pub client_hash: u64,
+    /// What the prompt begins with; empty where it is not known.
+    pub prefix: Prefix,
 }
 
 impl Default for RequestShape {
@@ -53,7 +55,37 @@ impl Default for RequestShape {
             output_tokens_max: None,
             body_bytes: None,
             client_hash: 0,
+            prefix: Prefix::default(),
         }
+    }
+}
+
+/// The beginnings of a prompt, as one keyed hash for each: the first block, the first two, and so on.
+///
+/// Two prompts share their first `k` blocks exactly if their first `k` hashes agree, so one look-up for each block finds
+/// how much of a prompt a node has seen, whatever it was part of. The model (and adapter) is part of every hash. Only
+/// hashes are kept: a prompt can not be read from them, and without the key not even guessed and confirmed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Prefix {
+    blocks: Option<Arc<[u64]>>,
+    tokens_per_block: f32,
+}
+
+impl Prefix {
+    /// Of cumulative hashes, first block first, of blocks that hold `tokens_per_block` tokens each (above 0).
+    pub fn new(blocks: impl Into<Arc<[u64]>>, tokens_per_block: f32) -> Prefix {
+        let blocks = blocks.into();
+        Prefix { blocks: (!blocks.is_empty()).then_some(blocks), tokens_per_block }
+    }
+
+    /// The cumulative hashes, first block first.
+    pub fn blocks(&self) -> &[u64] {
+        self.blocks.as_deref().unwrap_or_default()
+    }
+
+    /// Tokens in one block: estimated from bytes, or exact in a trace. 0 where there are no blocks.
+    pub fn tokens_per_block(&self) -> f32 {
+        if self.blocks.is_some() { self.tokens_per_block } else { 0.0 }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::decisions::{Contender, DECISIONS_MAX, Remembered, contenders, likelie
 use crate::outcome::{Outcome, Sample};
 use crate::policy::{Context, PolicyId};
 use crate::proxy::{address_hash, route_of};
-use crate::request::RequestShape;
+use crate::request::{Prefix, RequestShape};
 
 /// Decisions that are shown unless a number is asked for.
 const SHOWN: usize = 50;
@@ -350,5 +350,6 @@ fn shape(app: &App, request: Described) -> RequestShape {
         output_tokens_max: max_tokens,
         body_bytes: None,
         client_hash: client.or_else(|| CLIENT.parse().ok()).map_or(0, address_hash),
+        prefix: Prefix::default(),
     }
 }

@@ -26,7 +26,7 @@ use crate::proxy::headers::Survey;
 use crate::proxy::inspect::{Api, Look, look, model_in_path};
 use crate::proxy::reply::ProxyError;
 use crate::proxy::upload::{RequestBody, Streaming, UploadState};
-use crate::request::RequestShape;
+use crate::request::{Prefix, RequestShape};
 
 /// A request that is ready to be decided and sent.
 #[derive(Debug)]
@@ -104,6 +104,7 @@ pub(super) async fn take_in(
         output_tokens_max: found.output_tokens_max,
         body_bytes: length,
         client_hash,
+        prefix: Prefix::default(),
     };
     let prompt_bytes = if found.is_all_text() { prompt_bytes } else { 0 };
     Ok(Intake { shape, body, route, upload, prompt_bytes })
