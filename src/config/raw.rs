@@ -5,7 +5,9 @@
 //! is what these defaults check to. So a setting is added in two places: here, and where it becomes part of
 //! [`Settings`](super::Settings). What concerns several values at once is in `check.rs`, not here.
 
+mod node;
 mod protection;
+mod route;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -14,14 +16,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::value::{
-    Address, FilePath, HostName, InFlight, LogFilter, MethodName, ModelName, Name, Network, NodeUrl, Objective, OrOff,
-    PolicyName, PriorName, Size, Span, UrlPath, Variable, Workers,
+    Address, FilePath, HostName, LogFilter, Network, Objective, OrOff, PolicyName, PriorName, Size, Span, UrlPath,
+    Variable, Workers,
 };
 use crate::fleet::Thresholds;
 use crate::learn::Knobs;
 use crate::policy::{self, PolicyId};
 
+pub use node::RawNode;
 pub use protection::{RawEjection, RawQueue, RawRateLimit};
+pub use route::{RawPriority, RawRoute, RawRouteTimeouts};
 
 /// The configuration of Bellwether.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -184,99 +188,6 @@ impl Default for RawAdaptive {
             state_dir: OrOff(None),
             prior: OrOff(None),
         }
-    }
-}
-
-/// A model server.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RawNode {
-    /// `http://host:port`, perhaps with a base path.
-    pub url: NodeUrl,
-    /// Unique name; the URL without its scheme unless given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<Name>,
-    /// Relative capacity for the weighted policies.
-    #[serde(default = "weight_default")]
-    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1000))]
-    pub weight: f64,
-    /// Attempts in flight at once, or "auto": found out from the node's response times; without it as many as the proxy
-    /// can count.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_in_flight: Option<InFlight>,
-    /// Prompt and expected output tokens in flight at once; without it no limit. One larger request goes alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000000000))]
-    pub max_in_flight_tokens: Option<u64>,
-    /// Models that the node serves; empty means every model.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 1024))]
-    pub models: Vec<ModelName>,
-}
-
-fn weight_default() -> f64 {
-    1.0
-}
-
-/// Requests that are treated alike. A route that an earlier one leaves nothing for is a mistake.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawRoute {
-    /// What metrics and logs call it; its path prefix unless given.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<Name>,
-    /// Paths at or below this one: "/v1" matches "/v1" and "/v1/chat", not "/v10"; a slash at the end
-    /// changes nothing. "/" unless given.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub path_prefix: Option<UrlPath>,
-    /// Only this method.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub method: Option<MethodName>,
-    /// Only requests that name this model.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub model: Option<ModelName>,
-    /// Whether a POST that was already sent may be sent again to another node.
-    pub retry_post: bool,
-    /// Class in the queue.
-    pub priority: RawPriority,
-    /// Timeouts that differ from the global ones.
-    #[serde(skip_serializing_if = "RawRouteTimeouts::is_empty")]
-    pub timeouts: RawRouteTimeouts,
-}
-
-/// Class in the queue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "described once at the field; a description per word would turn the enum into a oneOf")]
-pub enum RawPriority {
-    Interactive,
-    #[default]
-    Default,
-    Batch,
-}
-
-/// Timeouts of a route that differ from the global ones. Those of a connection are not among them: a connection
-/// carries requests of many routes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawRouteTimeouts {
-    /// Opening a connection to a node.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub connect: Option<Span>,
-    /// From the request sent to the response head of the node.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub first_byte: Option<Span>,
-    /// Between two pieces of a body.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub between_chunks: Option<Span>,
-    /// A whole request with its response, or "off".
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub total: Option<OrOff<Span>>,
-}
-
-impl RawRouteTimeouts {
-    pub(super) fn is_empty(&self) -> bool {
-        *self == RawRouteTimeouts::default()
     }
 }
 

@@ -17,13 +17,13 @@ struct Place(TempDir);
 
 impl Place {
     fn with(toml: &str) -> Place {
-        let place = Place(TempDir::new().unwrap());
+        let place = Place(TempDir::new().expect("a directory for the test"));
         place.write("b.toml", toml.as_bytes());
         place
     }
 
     fn write(&self, name: &str, bytes: &[u8]) {
-        File::create(self.0.path().join(name)).unwrap().write_all(bytes).unwrap();
+        File::create(self.0.path().join(name)).and_then(|mut file| file.write_all(bytes)).expect("a file there");
     }
 
     fn sources(&self, env: &[(&str, &str)], flags: &[(&'static str, &'static str, &str)]) -> Sources {
@@ -58,7 +58,7 @@ fn mistake(toml: &str) -> String {
 #[test]
 fn an_empty_file_means_the_defaults() {
     assert_eq!(changes(&load(""), &Settings::default()), []);
-    assert_eq!(Settings::default().listen, "127.0.0.1:8080".parse().unwrap());
+    assert_eq!(Settings::default().listen, "127.0.0.1:8080".parse().expect("as written above"));
     assert_eq!(Settings::default().timeouts.connect, Duration::from_secs(2));
     assert_eq!(Settings::default().limits.inspect_bytes_max, 256 * 1024);
     assert!(Settings::default().workers >= 1);
@@ -142,9 +142,9 @@ fn what_is_wrong_with_one_key_is_not_blamed_on_another() {
 fn a_flag_counts_before_the_environment_before_the_file_before_the_default() {
     let place = Place::with("policy = \"random\"\nworkers = 1\n[timeouts]\nconnect = \"1s\"\nidle = \"7s\"\n");
     let env = [("BELLWETHER_POLICY", "ip-hash"), ("BELLWETHER_WORKERS", "2"), ("BELLWETHER_TIMEOUTS_CONNECT", "3s")];
-    let loaded = place.sources(&env, &[("--policy", "policy", "round-robin")]).load().unwrap();
+    let loaded = place.sources(&env, &[("--policy", "policy", "round-robin")]).load().expect("as written above");
     let settings = &loaded.settings;
-    assert_eq!(settings.policy, PolicyId::named("round-robin").unwrap());
+    assert_eq!(settings.policy, PolicyId::named("round-robin").expect("as written above"));
     assert_eq!(settings.workers, 2);
     assert_eq!(settings.timeouts.connect, Duration::from_secs(3));
     assert_eq!(settings.timeouts.idle, Duration::from_secs(7));
@@ -269,18 +269,18 @@ fn what_is_printed_is_a_configuration_of_the_same_settings() {
     let text = "policy = \"random\"\nworkers = 3\nhealth.path = \"/h\"\nlimits.body_bytes_max = 7\n\
         [[node]]\nurl = \"http://h:1\"\nmodels = [\"a # b\", \"c = d\"]\nweight = 0.5\n[[node]]\nurl = \"http://h:2\"\n\
         [[route]]\npath_prefix = \"/a\"\n[[route]]\nmethod = \"GET\"\ntimeouts = {first_byte = \"1s\"}\n";
-    let loaded = Place::with(text).sources(&[], &[]).load().unwrap();
+    let loaded = Place::with(text).sources(&[], &[]).load().expect("as written above");
     let printed = loaded.to_toml();
     let again = load(&printed);
     assert_eq!(changes(&loaded.settings, &again), [], "{printed}");
-    let line = printed.lines().find(|line| line.starts_with("first_byte = \"1s\"")).unwrap();
+    let line = printed.lines().find(|line| line.starts_with("first_byte = \"1s\"")).expect("as written above");
     assert!(line.ends_with("b.toml:15:26"), "{line}");
-    assert_eq!(changes(&load(&toml::to_string(&Raw::default()).unwrap()), &Settings::default()), []);
+    assert_eq!(changes(&load(&toml::to_string(&Raw::default()).expect("as written above")), &Settings::default()), []);
 }
 
 #[test]
 fn a_node_of_the_admin_api_is_checked_like_one_of_the_file() {
-    let good = check_node(serde_json::json!({"url": "http://h:1/", "weight": 2})).unwrap();
+    let good = check_node(serde_json::json!({"url": "http://h:1/", "weight": 2})).expect("as written above");
     assert_eq!(good, NodeSpec { weight: 2.0, ..NodeSpec::new("http://h:1") });
     let bad = check_node(serde_json::json!({"url": "h:1", "wieght": 2})).expect_err("two mistakes").to_string();
     assert_eq!(bad.lines().count(), 2, "{bad}");
@@ -291,7 +291,8 @@ fn a_node_of_the_admin_api_is_checked_like_one_of_the_file() {
 /// Fragments that lead random texts deep into the checks.
 fn fragment() -> impl Strategy<Value = String> {
     let keys = "(listen|policy|workers|node|route|admin|token|url|name|weight|models|timeouts|total|limits|x)";
-    let regex = |pattern: &str| proptest::string::string_regex(&pattern.replace("KEY", keys)).unwrap();
+    let regex =
+        |pattern: &str| proptest::string::string_regex(&pattern.replace("KEY", keys)).expect("as written above");
     prop_oneof![
         regex("\\PC{0,12}"),
         regex("\\[KEY\\]\n"),
@@ -330,7 +331,7 @@ proptest! {
 fn survives(tree: Tree) {
     let mut errors = Vec::new();
     if let Some(sound) = walk::sound(tree, schema(), &mut errors) {
-        let raw: Raw = serde_json::from_value(sound.to_json()).unwrap();
+        let raw: Raw = serde_json::from_value(sound.to_json()).expect("as written above");
         let origins = Origins::of(&sound);
         let env = Env::default();
         Check { origins: &origins, env: &env, dir: PathBuf::from("/nonexistent"), errors }.settings(&raw);

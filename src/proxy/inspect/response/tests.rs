@@ -120,8 +120,8 @@ fn counts_at_the_beginning_of_a_long_body_are_found() {
 
 #[test]
 fn a_long_stream_keeps_the_prompt_count_of_its_first_event_but_not_the_output_count() {
-    let start = CLAUDE.split_inclusive("\r\n\r\n").next().unwrap();
-    let end = CLAUDE.rsplit_once("event: message_delta").unwrap().1;
+    let start = CLAUDE.split_inclusive("\r\n\r\n").next().expect("as written above");
+    let end = CLAUDE.rsplit_once("event: message_delta").expect("as written above").1;
     let delta = "event: content_block_delta\r\ndata: {\"type\":\"content_block_delta\"}\r\n\r\n";
     let mut scan = ResponseScan::new(SSE, None);
     scan.feed(start.as_bytes());
