@@ -31,8 +31,11 @@
 //!
 //! 1. [`proxy`] reads a head behind a strict framing guard and looks at a bounded part of the body: a
 //!    [`request::RequestShape`].
-//! 2. [`balancer::Balancer::decide`] gathers candidates (up, serving the model, below their limit, not tried), asks
-//!    the policy for a probability per candidate, draws, and starts the attempt in the node's [`fleet::Ledger`].
+//! 2. Who asks for more than one client may is turned away ([`admission`]). Then [`balancer::Balancer::decide`] gathers
+//!    candidates (up, not ejected, serving the model, below their limit, not tried), asks the policy for a probability
+//!    per candidate, draws, and starts the attempt in the node's [`fleet::Ledger`]. Where every node that could serve
+//!    is full, it gives a place in the one bounded queue instead, and the first node that frees calls it; where nothing
+//!    could serve, or waiting is hopeless, it refuses at once and says when to come again.
 //! 3. A pooled or new connection carries the request. What fails before anything was sent, or is idempotent, may be
 //!    attempted again elsewhere, within a budget.
 //! 4. Head, body and streamed events pass through as they come; the [`balancer::Ticket`] travels with the body.

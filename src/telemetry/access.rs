@@ -64,13 +64,31 @@ impl AccessRecord<'_> {
             policy = self.policy,
             model = self.model,
             outcome = self.outcome,
-            ttfb_s = self.ttfb.map(|ttfb| ttfb.as_secs_f64()),
-            waited_s = (!self.waited.is_zero()).then_some(self.waited.as_secs_f64()),
-            total_s = self.total.as_secs_f64(),
+            ttfb_s = self.ttfb.map(seconds),
+            waited_s = (!self.waited.is_zero()).then(|| seconds(self.waited)),
+            total_s = seconds(self.total),
             bytes = self.bytes,
             attempts = self.attempts,
             request_id = self.request_id,
             "request"
         );
+    }
+}
+
+/// Whole microseconds, by one division: the nearest number to what people read, `1.595295` and not
+/// `1.5952950000000001`, which is what adding seconds and their fraction gives.
+fn seconds(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_as_they_were_measured() {
+        for (micros, text) in [(1_595_295, "1.595295"), (0, "0"), (1, "0.000001"), (86_400_000_001, "86400.000001")] {
+            assert_eq!(seconds(Duration::from_micros(micros)).to_string(), text);
+        }
     }
 }
