@@ -19,8 +19,11 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use bellwether::admin::{self, Bounds, PROBLEM_JSON};
 use bellwether::app::App;
+use bellwether::balancer::{Scratch, Verdict};
 use bellwether::config::{Role, Settings, Token};
 use bellwether::node::NodeSpec;
+use bellwether::policy::PolicyId;
+use bellwether::request::RequestShape;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -206,6 +209,81 @@ async fn a_node_lives_from_its_addition_to_its_removal_whatever_its_name() {
     get(&router, &place).await.problem(404);
     call(&router, "DELETE", &place, None).await.problem(404);
     assert_eq!(post(&router, "/api/v1/nodes/b/drain").await.problem(404)["did_you_mean"], "a");
+}
+
+/// Waits for what a task of the admin API does by itself; a test that waits for ever fails by its own time limit.
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let waiting = async {
+        while !done() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap_or_else(|_| panic!("{what}: never"));
+}
+
+#[tokio::test]
+async fn a_drained_node_with_a_deadline_leaves_after_its_last_request_and_not_before() {
+    let app = app_with(&["a", "b"]);
+    let router = admin::router(Arc::clone(&app));
+    let gone = |name: &'static str| {
+        let app = Arc::clone(&app);
+        move || app.balancer.fleet().by_name(name).is_none()
+    };
+    app.switch_policy(PolicyId::named("round-robin").expect("it exists"), "the test");
+    let start = || match app.balancer.decide(app.clock.now(), &RequestShape::default(), &[], &mut Scratch::with_seed(1))
+    {
+        Verdict::Go(ticket) => ticket,
+        other => panic!("{other:?}"),
+    };
+    let tickets = [start(), start()];
+    let drain = |name: &str, order| {
+        let path = format!("/api/v1/nodes/{name}/drain");
+        let router = router.clone();
+        async move { call(&router, "POST", &path, Some(order)).await }
+    };
+    for wrong in
+        [json!({ "remove_within_s": -1 }), json!({ "remove_within_s": 1e9 }), json!({ "within": 1 }), json!([])]
+    {
+        drain("a", wrong).await.problem(422);
+    }
+    assert_eq!(get(&router, "/api/v1/nodes/a").await.ok()["state"], "up", "a mistake drains nothing");
+
+    let draining = drain("a", json!({ "remove_within_s": 3600 })).await.ok();
+    assert_eq!((&draining["state"], &draining["in_flight"]), (&json!("draining"), &json!(1)));
+    let left = draining["leaves_in_s"].as_f64().expect("a countdown");
+    assert!(3590.0 < left && left <= 3600.0, "{left}");
+    // Whoever thinks better of it keeps the node, and the earlier order with it does not count any more.
+    assert_eq!(post(&router, "/api/v1/nodes/a/resume").await.ok()["leaves_in_s"], Value::Null);
+    drain("a", json!({ "remove_within_s": 3600 })).await.ok();
+    // The other one's deadline passes, whatever runs there: nothing is cut.
+    drain("b", json!({ "remove_within_s": 0 })).await.ok();
+    until("b leaves at its deadline", gone("b")).await;
+    assert!(!gone("a")(), "its request still runs");
+    assert!(tickets.iter().all(|ticket| ticket.node().live.ledger.in_flight() == 1));
+    drop(tickets);
+    until("a leaves with its last request", gone("a")).await;
+}
+
+#[tokio::test]
+async fn limits_can_be_changed_also_to_automatic_ones_and_back() {
+    let router = admin::router(app_with(&["a"]));
+    let change = |patch| call(&router, "PATCH", "/api/v1/nodes/a", Some(patch));
+    let told = |node: &Value| {
+        [node["max_in_flight"].clone(), node["auto_limit"].clone(), node["max_in_flight_tokens"].clone()]
+    };
+    let auto = change(json!({ "max_in_flight": "auto", "max_in_flight_tokens": 9_000 })).await.ok();
+    assert_eq!(told(&auto), [Value::Null, json!(true), json!(9_000)]);
+    let heavier = change(json!({ "weight": 2 })).await.ok();
+    assert_eq!(told(&heavier), told(&auto), "what is absent stays");
+    let fixed = change(json!({ "max_in_flight": 7 })).await.ok();
+    assert_eq!(told(&fixed), [json!(7), json!(false), json!(9_000)]);
+    let free = change(json!({ "max_in_flight": null, "max_in_flight_tokens": null })).await.ok();
+    assert_eq!(told(&free), [Value::Null, json!(false), Value::Null]);
+    for wrong in
+        [json!({ "max_in_flight": "much" }), json!({ "max_in_flight": 0 }), json!({ "max_in_flight_tokens": 0 })]
+    {
+        change(wrong).await.problem(422);
+    }
 }
 
 #[tokio::test]

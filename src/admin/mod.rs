@@ -7,6 +7,7 @@
 
 mod dashboard;
 mod decisions;
+mod drain;
 mod guard;
 mod learned;
 mod live;
@@ -69,8 +70,8 @@ fn router_with(app: Arc<App>, live: Arc<Live>) -> Router {
         .routes(routes!(vital::openapi))
         .routes(routes!(nodes::list, nodes::add))
         .routes(routes!(nodes::show, nodes::change, nodes::remove))
-        .routes(routes!(nodes::drain))
-        .routes(routes!(nodes::resume))
+        .routes(routes!(drain::drain))
+        .routes(routes!(drain::resume))
         .routes(routes!(settings::get_policy, settings::put_policy))
         .routes(routes!(settings::get_config))
         .routes(routes!(settings::reload))

@@ -1,7 +1,6 @@
-//! Nodes: what they are doing, and adding, changing, draining, removing them while requests run.
+//! Nodes: what they are doing, and adding, changing, removing them while requests run.
 //!
-//! A removed node takes no new work and what runs on it goes on; a drained one stays in the fleet, is checked on, and
-//! can be resumed. A changed weight counts from the next decision. Names may contain anything, also slashes:
+//! A removed node takes no new work and what runs on it goes on; see `drain` for what waits until nothing runs. A changed weight counts from the next decision. Names may contain anything, also slashes:
 //! percent-encode them in the path.
 
 use std::sync::Arc;
@@ -63,6 +62,8 @@ pub(super) struct NodeView {
     up: bool,
     /// Whether an operator drained it.
     draining: bool,
+    /// In how many seconds a draining node leaves the fleet at the latest; null if it stays.
+    leaves_in_s: Option<f64>,
     /// Relative capacity for the weighted policies.
     weight: f64,
     /// Attempts in flight.
@@ -102,7 +103,7 @@ impl From<telemetry::Quantiles> for Quantiles {
     }
 }
 
-fn view(app: &App, node: &Node) -> NodeView {
+pub(super) fn view(app: &App, node: &Node) -> NodeView {
     let now = app.clock.now();
     let telemetry::Report { counts, ejections, ttfb, total } = app.telemetry.report(node, now);
     let telemetry::Counts { completed, full, failed, censored } = counts;
@@ -112,6 +113,7 @@ fn view(app: &App, node: &Node) -> NodeView {
         state: node.live.health.state(now).word(),
         up: node.live.health.is_up(),
         draining: node.live.health.is_draining(),
+        leaves_in_s: node.live.health.leaves_by().map(|by| by.seconds_since(now)),
         weight: node.spec.weight,
         in_flight: node.live.ledger.in_flight(),
         waiting: node.live.ledger.waiting(),
@@ -167,15 +169,19 @@ pub(super) struct NewNode {
 pub(super) struct NodePatch {
     /// Greater than 0 and at most 1000.
     weight: Option<f64>,
-    /// From 1 to 60000; null takes the limit away. Either ends an automatic one.
+    /// From 1 to 60000, or "auto": found out from its response times; null takes the limit away.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u32>)]
-    max_in_flight: Option<Option<u32>>,
+    #[schema(value_type = Option<String>, example = "auto")]
+    max_in_flight: Option<Value>,
+    /// Prompt and expected output tokens in flight at once, from 1 to 1000000000; null takes the limit away.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u64>)]
+    max_in_flight_tokens: Option<Value>,
 }
 
 /// Tells a field that is null from one that is absent.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u32>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
 }
 
 /// All nodes and what they are doing.
@@ -233,7 +239,7 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Changes weight and limit; both count from the next decision.
+/// Changes weight and limits; they count from the next decision.
 #[utoipa::path(patch, path = "/api/v1/nodes/{name}", tag = "nodes", request_body = NodePatch,
     params(("name" = String, Path, description = "The node's name, percent-encoded")),
     responses((status = 200, description = "Changed", body = NodeView),
@@ -245,66 +251,42 @@ pub(super) async fn change(
     Name(name): Name,
     Body(patch): Body<NodePatch>,
 ) -> Result<Json<NodeView>, Problem> {
-    if patch.weight.is_none() && patch.max_in_flight.is_none() {
-        let detail = "nothing to change: give weight or max_in_flight";
+    let NodePatch { weight, max_in_flight, max_in_flight_tokens } = patch;
+    if weight.is_none() && max_in_flight.is_none() && max_in_flight_tokens.is_none() {
+        let detail = "nothing to change: give weight, max_in_flight or max_in_flight_tokens";
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
     }
     // As part of some node, since that is what can be checked.
-    let given = [("weight", json!(patch.weight)), ("max_in_flight", json!(patch.max_in_flight.flatten()))];
-    let given = given.into_iter().filter(|(_, value)| !value.is_null());
-    let url = ("url", json!("http://localhost"));
-    check(given.chain([url]).map(|(key, value)| (key.to_owned(), value)).collect::<Map<_, _>>().into())?;
+    let mut given = Map::from_iter([("url".to_owned(), json!("http://localhost"))]);
+    let limits = [("max_in_flight", &max_in_flight), ("max_in_flight_tokens", &max_in_flight_tokens)];
+    given.extend(weight.map(|weight| ("weight".to_owned(), json!(weight))));
+    given.extend(limits.into_iter().filter_map(|(key, value)| match value {
+        None | Some(Value::Null) => None,
+        Some(value) => Some((key.to_owned(), value.clone())),
+    }));
+    let checked = check(given.into())?;
     let change = |fleet: &Fleet| {
         let node = fleet.by_name(&name).ok_or_else(|| FleetError::Unknown(name.clone()))?;
         let mut spec = NodeSpec::clone(&node.spec);
-        spec.weight = patch.weight.unwrap_or(spec.weight);
-        if let Some(limit) = patch.max_in_flight {
-            (spec.max_in_flight, spec.auto_limit) = (limit, false);
+        if weight.is_some() {
+            spec.weight = checked.weight;
+        }
+        if max_in_flight.is_some() {
+            (spec.max_in_flight, spec.auto_limit) = (checked.max_in_flight, checked.auto_limit);
+        }
+        if max_in_flight_tokens.is_some() {
+            spec.max_in_flight_tokens = checked.max_in_flight_tokens;
         }
         fleet.with_changed(spec)
     };
     app.balancer.change_fleet(change).map_err(|error| refused(&app.balancer.fleet(), &error))?;
     let node = find(&app, &name)?;
-    let (weight, limit) = (node.spec.weight, node.spec.max_in_flight);
-    tracing::info!(target: "bellwether::audit", who = %caller, node = name, weight, max_in_flight = limit, "node changed");
+    let NodeSpec { weight, max_in_flight, auto_limit, max_in_flight_tokens, .. } = *node.spec;
+    tracing::info!(target: "bellwether::audit", who = %caller, node = name, weight, max_in_flight, auto_limit, max_in_flight_tokens, "node changed");
     Ok(Json(view(&app, &node)))
 }
 
-/// Gives a node no new work; what runs on it goes on.
-#[utoipa::path(post, path = "/api/v1/nodes/{name}/drain", tag = "nodes",
-    params(("name" = String, Path, description = "The node's name, percent-encoded")),
-    responses((status = 200, description = "Draining", body = NodeView),
-        (status = 404, description = "No such node", body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn drain(
-    State(app): State<Arc<App>>,
-    Extension(caller): Extension<Caller>,
-    Name(name): Name,
-) -> Result<Json<NodeView>, Problem> {
-    set_draining(&app, &caller, &name, true)
-}
-
-/// Gives a drained node work again.
-#[utoipa::path(post, path = "/api/v1/nodes/{name}/resume", tag = "nodes",
-    params(("name" = String, Path, description = "The node's name, percent-encoded")),
-    responses((status = 200, description = "In service again", body = NodeView),
-        (status = 404, description = "No such node", body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn resume(
-    State(app): State<Arc<App>>,
-    Extension(caller): Extension<Caller>,
-    Name(name): Name,
-) -> Result<Json<NodeView>, Problem> {
-    set_draining(&app, &caller, &name, false)
-}
-
-fn set_draining(app: &App, caller: &Caller, name: &str, draining: bool) -> Result<Json<NodeView>, Problem> {
-    let node = find(app, name)?;
-    node.live.health.set_draining(draining);
-    let what = if draining { "node drained" } else { "node resumed" };
-    tracing::info!(target: "bellwether::audit", who = %caller, node = name, "{what}");
-    Ok(Json(view(app, &node)))
-}
-
-fn find(app: &App, name: &str) -> Result<Arc<Node>, Problem> {
+pub(super) fn find(app: &App, name: &str) -> Result<Arc<Node>, Problem> {
     let fleet = app.balancer.fleet();
     fleet.by_name(name).cloned().ok_or_else(|| refused(&fleet, &FleetError::Unknown(name.to_owned())))
 }

@@ -117,6 +117,8 @@ pub struct Health {
     failures: AtomicU32,
     successes: AtomicU32,
     full_until: AtomicU64,
+    /// When a draining node leaves the fleet at the latest, in microseconds; 0 if it stays.
+    leaves_by: AtomicU64,
     record: Record,
 }
 
@@ -185,9 +187,21 @@ impl Health {
         (before & flag != 0) != wanted
     }
 
-    /// Takes it out of (or back into) service by an operator's wish.
+    /// Takes it out of (or back into) service by an operator's wish. It stays in the fleet.
     pub fn set_draining(&self, draining: bool) {
+        self.leaves_by.store(0, Ordering::Relaxed);
         self.raise(DRAINING, draining);
+    }
+
+    /// Takes it out of service by an operator's wish, to leave the fleet when its last request has ended, or at `by`.
+    pub fn leave_by(&self, by: Time) {
+        self.leaves_by.store(by.as_micros().max(1), Ordering::Relaxed);
+        self.raise(DRAINING, true);
+    }
+
+    /// When it leaves the fleet at the latest; `None` if it is to stay.
+    pub fn leaves_by(&self) -> Option<Time> {
+        Some(self.leaves_by.load(Ordering::Relaxed)).filter(|by| *by != 0).map(Time::from_micros)
     }
 
     /// Whether an operator drained it.

@@ -79,11 +79,16 @@ export async function switchPolicy() {
 }
 
 export function drain(name) {
+  const field = el("input", { type: "number", id: "within", min: "0", max: "86400", step: "1" });
   confirm({
     title: `Drain ${name}`,
-    text: "It gets no new work, and what runs there goes on. The other nodes take its share until it is resumed.",
+    text: [
+      "It gets no new work, and what runs there goes on. The other nodes take its share until it is resumed.",
+      "With a number of seconds it leaves the fleet when its last request has ended, and after that time at the latest.",
+      el("label", {}, "Leave within (seconds) ", field),
+    ],
     verb: "Drain",
-    act: () => json("POST", nodePath(name, "/drain")),
+    act: () => json("POST", nodePath(name, "/drain"), field.value === "" ? undefined : { remove_within_s: field.valueAsNumber }),
     done: `${name} is draining.`,
   });
 }
@@ -110,13 +115,13 @@ export function changeWeight(node) {
 }
 
 export function changeLimit(node) {
-  const field = el("input", { type: "number", id: "limit", min: "1", max: "60000", step: "1", value: node.limit ?? "" });
+  const field = el("input", { type: "text", id: "limit", pattern: "auto|[0-9]+", value: node.limit ?? "" });
   confirm({
     title: `Limit of ${node.name}`,
-    text: ["The most requests that it may have in flight, from 1 to 60,000. Leave it empty for no limit of its own.", el("label", {}, "Limit ", field)],
+    text: ["The most requests that it may have in flight, from 1 to 60,000, or auto: found out from its response times. Leave it empty for no limit of its own.", el("label", {}, "Limit ", field)],
     verb: "Change",
-    act: () => json("PATCH", nodePath(node.name), { max_in_flight: field.value === "" ? null : field.valueAsNumber }),
-    done: (answer) => (answer.max_in_flight === null ? `${answer.name} has no limit of its own.` : `${answer.name} has a limit of ${answer.max_in_flight}.`),
+    act: () => json("PATCH", nodePath(node.name), { max_in_flight: field.value === "" ? null : field.value === "auto" ? "auto" : Number(field.value) }),
+    done: (answer) => (answer.auto_limit ? `${answer.name} finds its limit out.` : answer.max_in_flight === null ? `${answer.name} has no limit of its own.` : `${answer.name} has a limit of ${answer.max_in_flight}.`),
   });
 }
 

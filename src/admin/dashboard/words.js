@@ -64,6 +64,11 @@ export function stateOf(node) {
   if (node.state === "up" && node.silent) return { word: "silent", kind: "warn", meaning: "has work and gives no sign of life" };
   if (node.state === "up" && node.ramp !== null) return { word: "ramping", kind: "idle", meaning: `proves itself: at most ${node.ramp} in flight` };
   if (node.ejected_for_s) return { word: node.state, kind, meaning: `failed too many requests and is left alone for another ${span(node.ejected_for_s)}` };
+  if (node.state === "draining") {
+    const left = node.in_flight ? `finishes ${count(node.in_flight)} requests` : "has nothing left to do";
+    const then = known(node.leaves_in_s) ? `, and leaves the fleet in ${span(node.leaves_in_s)} at the latest` : "";
+    return { word: node.in_flight ? "draining" : "drained", kind, meaning: `was drained: ${left}${then}` };
+  }
   return { word: node.state, kind, meaning };
 }
 

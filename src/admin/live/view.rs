@@ -140,6 +140,8 @@ pub(super) struct NodeFigures {
     ejections: u64,
     /// For how many more seconds it is ejected; null if it is not.
     ejected_for_s: Option<f64>,
+    /// In how many seconds a draining node leaves the fleet at the latest; null if it stays.
+    leaves_in_s: Option<f64>,
     /// Attempts that it had no room for.
     full: u64,
     /// Median response time of the last minute; null without an answer.
@@ -264,6 +266,7 @@ fn node(app: &App, node: &Node, predictor: Option<&Predictor>, fleet_rps: Option
         completed: counts.completed,
         failed: counts.failed,
         ejections,
+        leaves_in_s: node.live.health.leaves_by().map(|by| short(by.seconds_since(now))),
         ejected_for_s: (state == State::Ejected).then(|| short(node.live.health.record().until().seconds_since(now))),
         full: counts.full,
         p50_s: total.and_then(|seen| known(seen.p50_s)),
