@@ -3,7 +3,8 @@
 //! Policies and telemetry keep something per node. A map behind a lock would be shared between cores, and a vector
 //! aligned with one view of the fleet breaks when the view changes in mid-decision. Slots do not: a node keeps its
 //! slot for life, chunks are made on first use and never move, and an entry that still carries the mark of a former
-//! owner is reset before use.
+//! owner is reset before use. A slot is used again at once, while requests of the removed node still run: ids grow, so
+//! that their last words are known as such, and count nowhere.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +24,8 @@ pub trait Resettable: Default {
 #[derive(Debug)]
 pub struct PerNode<T> {
     chunks: Box<[OnceLock<Chunk<T>>]>,
+    /// What nodes share that have lost their slot to a younger one; nobody shows it.
+    gone: T,
 }
 
 type Chunk<T> = Box<[Entry<T>]>;
@@ -38,15 +41,13 @@ struct Entry<T> {
 
 impl<T: Resettable> Default for PerNode<T> {
     fn default() -> Self {
-        PerNode { chunks: (0..NODES_MAX.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect() }
+        PerNode { chunks: (0..NODES_MAX.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect(), gone: T::default() }
     }
 }
 
 impl<T: Resettable> PerNode<T> {
-    /// The state of `node`; fresh if the slot belonged to another node before.
-    ///
-    /// The last words of a removed node's attempts may reset its successor once more: per-node state must be such
-    /// that starting over is harmless.
+    /// The state of `node`; fresh if the slot belonged to an older node before, and of no consequence if it belongs to
+    /// a younger one by now.
     #[inline]
     pub fn of(&self, node: &Node) -> &T {
         self.at(node.slot, node.id)
@@ -60,10 +61,17 @@ impl<T: Resettable> PerNode<T> {
             .get_or_init(|| (0..CHUNK).map(|_| Entry { owner: AtomicU64::new(0), value: T::default() }).collect());
         let entry = &chunk[slot % CHUNK];
         let owner = u64::from(id.0) + 1;
-        if entry.owner.load(Ordering::Acquire) != owner {
-            entry.value.reset();
-            entry.owner.store(owner, Ordering::Release);
+        let present = entry.owner.load(Ordering::Acquire);
+        if present == owner { &entry.value } else { self.taken_over(entry, present, owner) }
+    }
+
+    #[cold]
+    fn taken_over<'a>(&'a self, entry: &'a Entry<T>, present: u64, owner: u64) -> &'a T {
+        if present > owner {
+            return &self.gone;
         }
+        entry.value.reset();
+        entry.owner.fetch_max(owner, Ordering::Release);
         &entry.value
     }
 }
@@ -92,5 +100,9 @@ mod tests {
         let next = fleet.without("a").and_then(|f| f.with(NodeSpec::new("http://b"))).expect("free");
         assert_eq!(next.nodes()[0].slot, fleet.nodes()[0].slot);
         assert_eq!(table.of(&next.nodes()[0]).0.load(Ordering::Relaxed), 0);
+        // The last words of requests that still ran there change nothing.
+        table.of(&next.nodes()[0]).0.store(5, Ordering::Relaxed);
+        table.of(&fleet.nodes()[0]).0.store(9, Ordering::Relaxed);
+        assert_eq!(table.of(&next.nodes()[0]).0.load(Ordering::Relaxed), 5);
     }
 }
