@@ -7,12 +7,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Time;
 use crate::fleet::{Fleet, FleetError, Node};
 use crate::learn::{Counts, Learned, Learner, REFIT_EVERY, Scored, Snapshot, log_error};
 use crate::node::NodeSpec;
-use crate::recording::{BadRow, Row};
+use crate::recording::{BadRow, Restarts, Row};
 use crate::request::Kinds;
 
 /// Attempts that are predicted before the error counts: a model of nothing is as wrong as it likes.
@@ -105,6 +106,7 @@ struct School {
     kinds: Kinds,
     nodes: HashMap<String, Arc<Node>>,
     began: Option<Time>,
+    restarts: Restarts,
     now: Time,
     fit_due: Time,
     scored: u64,
@@ -119,6 +121,7 @@ impl Default for School {
             kinds: Kinds::default(),
             nodes: HashMap::new(),
             began: None,
+            restarts: Restarts::default(),
             now: Time::ZERO,
             fit_due: Time::ZERO,
             scored: 0,
@@ -131,8 +134,10 @@ impl School {
     fn take(&mut self, line: u64, row: &Row) -> Result<(), TrainError> {
         let node = self.node(line, &row.node)?;
         let kind = self.kinds.of(&row.kind, None);
-        let sample = row.sample(node.id, node.slot, kind).map_err(|reason| TrainError::Absurd { line, reason })?;
+        let mut sample = row.sample(node.id, node.slot, kind).map_err(|reason| TrainError::Absurd { line, reason })?;
         self.report.rows += 1;
+        self.restarts.is_first(row.started_s + row.total_s);
+        sample.started = sample.started.after(Duration::from_secs_f64(self.restarts.shift_s()));
         let ended = sample.started.after(sample.total);
         self.began.get_or_insert(ended);
         // Rows are in the order in which the trainer drained them: out of place by less than a tenth of a second.
@@ -229,6 +234,10 @@ mod tests {
         assert_eq!((report.rows, report.nodes, report.counts.labels), (3_000, 2, 3_000));
         assert!(report.predicted > 2_000 && (report.seconds - 60.0).abs() < 5.0, "{report:?}");
         assert!(report.model_error < 0.1 && report.model_error < 0.5 * report.baseline_error, "{report:?}");
+        // A recorder that was started anew begins its clock at zero again: as good as one run of twice the length.
+        let twice = train(rows(3_000).into_iter().chain(rows(3_000)), None).expect("enough").report;
+        assert!((twice.seconds - 120.0).abs() < 5.0 && twice.counts.dropped == 0, "{twice:?}");
+        assert!(twice.model_error < 1.2 * report.model_error, "{} {}", twice.model_error, report.model_error);
         // Who starts from it predicts from the first fit on.
         let warm = train(rows(3_000).into_iter(), Some(&trained.snapshot)).expect("enough").report;
         assert!(warm.predicted > report.predicted, "{} {}", warm.predicted, report.predicted);

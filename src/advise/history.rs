@@ -8,16 +8,13 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use crate::policy::{self, PolicyId};
-use crate::recording::{self, Row};
+use crate::recording::{self, Restarts, Row};
 
 /// Attempts that are held at most; some 200 MB.
 pub const ATTEMPTS_MAX: usize = 2_000_000;
 
 /// Bad lines that are tolerated.
 const BAD_MAX: u64 = 100;
-
-/// An end that lies so far before the last one is that of another process: rows are written within a second.
-const RESTART_S: f64 = 60.0;
 
 /// One attempt.
 #[derive(Clone, Debug, PartialEq)]
@@ -113,7 +110,7 @@ impl History {
     pub fn read(path: &Path) -> Result<History, HistoryError> {
         let mut history = History::default();
         let (mut names, mut chose) = (HashMap::new(), HashMap::new());
-        let (mut bad, mut latest_s) = (0, 0.0_f64);
+        let (mut bad, mut restarts) = (0, Restarts::default());
         for row in recording::read(path)? {
             match row {
                 Err(error) => {
@@ -126,13 +123,16 @@ impl History {
                     }
                 }
                 Ok((_, row)) => {
-                    let ended_s = row.started_s + row.total_s;
-                    if ended_s < latest_s - RESTART_S {
-                        history.attempts.clear();
-                        history.restarts += 1;
-                        latest_s = 0.0;
+                    let times = [row.started_s, row.total_s, row.gaps_s, row.ttfb_s.unwrap_or(0.0)];
+                    if !times.into_iter().all(|seconds| (0.0..1e9).contains(&seconds)) {
+                        continue;
                     }
-                    latest_s = latest_s.max(ended_s);
+                    if restarts.is_first(row.started_s + row.total_s) {
+                        let bad = std::mem::take(&mut history.bad);
+                        history = History { bad, restarts: restarts.count(), ..History::default() };
+                        names.clear();
+                        chose.clear();
+                    }
                     *chose.entry(row.policy.clone()).or_insert(0u64) += 1;
                     history.take(row, &mut names);
                     if history.attempts.len() > ATTEMPTS_MAX {
@@ -148,10 +148,6 @@ impl History {
     }
 
     fn take(&mut self, row: Row, names: &mut HashMap<String, u32>) {
-        let sound = |seconds: f64| seconds.is_finite() && (0.0..1e9).contains(&seconds);
-        if ![row.started_s, row.total_s, row.gaps_s, row.ttfb_s.unwrap_or(0.0)].into_iter().all(sound) {
-            return;
-        }
         let node = match names.get(&row.node) {
             Some(node) => *node,
             None => {
@@ -260,9 +256,19 @@ mod tests {
 
     #[test]
     fn only_what_the_last_start_recorded_counts() {
-        let samples: Vec<(f64, &str)> = (0..500).map(|i| (f64::from(i % 250), "a")).collect();
+        let before = (0..250).map(|i| (f64::from(i), "gone"));
+        let samples: Vec<(f64, &str)> = before.chain((0..250).map(|i| (f64::from(i), "a"))).collect();
         let history = written(&samples).expect("enough");
         assert_eq!((history.restarts, history.attempts.len()), (1, 250));
+        assert_eq!(history.nodes, ["a"], "a node that went before is not part of the fleet");
+    }
+
+    #[test]
+    fn an_absurd_time_is_no_restart() {
+        let absurd = [(1e12, "a"), (f64::from(300), "a")];
+        let samples: Vec<(f64, &str)> = (0..300).map(|i| (f64::from(i), "a")).chain(absurd).collect();
+        let history = written(&samples).expect("enough");
+        assert_eq!((history.restarts, history.attempts.len()), (0, 301));
     }
 
     #[test]

@@ -248,6 +248,9 @@ fn remark(read: &Tally, err: &mut dyn Write) -> io::Result<()> {
     if read.left_out > 0 {
         writeln!(err, "left out {} attempts of the recording that failed or told no output tokens", read.left_out)?;
     }
+    if read.restarts > 0 {
+        writeln!(err, "the recorder was started anew {} times; its runs follow each other", read.restarts)?;
+    }
     if read.moved > 0 {
         writeln!(err, "{} requests of the trace were too far out of order and come later", read.moved)?;
     }

@@ -6,6 +6,7 @@
 //! of its own: neither a request nor the trainer ever waits for a disk.
 
 mod read;
+mod restarts;
 mod write;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::policy::PolicyId;
 use crate::request::KindId;
 
 pub use read::{BadRow, Rows, read};
+pub use restarts::Restarts;
 pub use write::{FILE_BYTES_MAX, FILES_KEPT, Recorder, Rotating};
 
 /// One attempt. Times in seconds; the names end in their unit.

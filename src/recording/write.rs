@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -36,14 +36,26 @@ pub struct Rotating {
     written: u64,
 }
 
+fn ends_in_newline(file: &mut File) -> io::Result<bool> {
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
+}
+
 impl Rotating {
     /// Opens `path` to write on at its end.
     ///
     /// # Errors
     /// It cannot be opened.
     pub fn open(path: &Path, bytes_max: u64) -> io::Result<Rotating> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
-        let written = file.metadata()?.len();
+        let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
+        let mut written = file.metadata()?.len();
+        // A disk that was full may have left half a row, which would spoil the next one too.
+        if written > 0 && !ends_in_newline(&mut file)? {
+            file.write_all(b"\n")?;
+            written += 1;
+        }
         Ok(Rotating { path: path.to_path_buf(), bytes_max, file: BufWriter::new(file), written })
     }
 
@@ -192,6 +204,17 @@ mod tests {
         let next = read(&dir.path().join("s.jsonl.1")).expect("there").last().expect("rows").expect("sound").1;
         let first = read(&path).expect("there").next().expect("rows").expect("sound").1;
         assert_eq!(next.node.parse::<u32>().expect("a number") + 1, first.node.parse::<u32>().expect("a number"));
+    }
+
+    #[test]
+    fn half_a_row_of_a_former_process_costs_no_other_row() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s.jsonl");
+        fs::write(&path, "{\"node\":\"ha").expect("written");
+        let mut file = Rotating::open(&path, 100_000).expect("opened");
+        file.record(&row("whole")).and_then(|()| file.flush()).expect("written");
+        let rows: Vec<_> = read(&path).expect("there").collect();
+        assert!(rows[0].is_err() && rows[1].as_ref().is_ok_and(|(_, row)| row.node == "whole"), "{rows:?}");
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct Tally {
     pub left_out: u64,
     /// Requests that stood so far from their place that they were moved.
     pub moved: u64,
+    /// How often the recorder of a recording was started anew: its runs come one behind the other.
+    pub restarts: u32,
     /// Lines that are no request.
     pub bad: u64,
     /// The first of them.
@@ -162,6 +164,7 @@ impl<R: BufRead> Reader<R> {
                 }
             }
         }
+        self.tally.restarts = self.parser.as_ref().map_or(0, Parser::restarts);
         self.buffer = buffer;
     }
 }
@@ -186,6 +189,13 @@ impl<R: BufRead> Iterator for Reader<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::learn::test_sample;
+    use crate::recording::Row as Recorded;
+
+    /// A stream of five events.
+    fn recorded(node: &str) -> Recorded {
+        Recorded { streaming: true, events: 5, ..Recorded::of(&test_sample(0, 1, 0.1), node, "k".to_owned()) }
+    }
 
     fn line(second: u32) -> String {
         format!("2023-11-16 18:00:{second:02},{second},1\n")
@@ -212,6 +222,17 @@ mod tests {
         assert_eq!((rows, tally.rows, tally.bad), (vec![1, 2], 2, 22));
         assert_eq!(tally.bad_lines.len(), SHOWN_MAX);
         assert_eq!((tally.bad_lines[0].line, tally.bad_lines[1].line), (2, 5));
+    }
+
+    #[test]
+    fn the_runs_of_a_recording_come_one_behind_the_other() {
+        let row = |i: u32| Recorded { started_s: f64::from(i), prompt_tokens: i, ..recorded("a") };
+        let line = |i| serde_json::to_string(&row(i)).expect("plain data") + "\n";
+        let text: String = [100, 200, 1, 2].map(line).concat();
+        let mut reader = Reader::new(text.as_bytes(), 10);
+        let rows: Vec<(u32, i64)> = reader.by_ref().map(|row| (row.prompt_tokens, row.at_s.round() as i64)).collect();
+        assert_eq!(rows, [(100, 100), (200, 200), (1, 201), (2, 202)]);
+        assert_eq!(reader.tally().restarts, 1);
     }
 
     #[test]

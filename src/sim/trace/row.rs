@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use crate::recording::Row as Recorded;
+use crate::recording::{Restarts, Row as Recorded};
 
 /// Tokens that one prompt or answer may have: ten times the longest context that is offered.
 const TOKENS_MAX: u64 = 10_000_000;
@@ -88,6 +88,7 @@ pub(super) enum Line {
 pub(super) struct Parser {
     format: Format,
     kinds: HashMap<String, u16>,
+    restarts: Restarts,
 }
 
 #[derive(Deserialize)]
@@ -99,11 +100,16 @@ struct Mooncake {
 
 impl Parser {
     pub(super) fn new(format: Format) -> Parser {
-        Parser { format, kinds: HashMap::new() }
+        Parser { format, kinds: HashMap::new(), restarts: Restarts::default() }
     }
 
     pub(super) fn format(&self) -> Format {
         self.format
+    }
+
+    /// How often the recorder of a recording was started anew.
+    pub(super) fn restarts(&self) -> u32 {
+        self.restarts.count()
     }
 
     /// Reads a line.
@@ -121,6 +127,9 @@ impl Parser {
 
     fn recorded(&mut self, line: &str) -> Result<Line, String> {
         let row: Recorded = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        if [row.started_s, row.total_s].into_iter().all(|seconds| (0.0..1e9).contains(&seconds)) {
+            self.restarts.is_first(row.started_s + row.total_s);
+        }
         let streamed = Some(row.events).filter(|events| row.streaming && *events > 0);
         let (Some(output), "completed") = (row.output_tokens.or(streamed), row.outcome.as_str()) else {
             return Ok(Line::LeftOut);
@@ -131,7 +140,7 @@ impl Parser {
             None if self.kinds.len() < usize::from(KINDS_MAX) => *self.kinds.entry(row.kind).or_insert(next),
             None => 0,
         };
-        let sized = sized(row.started_s, u64::from(row.prompt_tokens), u64::from(output))?;
+        let sized = sized(self.restarts.shift_s() + row.started_s, u64::from(row.prompt_tokens), u64::from(output))?;
         Ok(Line::Row(TraceRow { kind, streaming: Some(row.streaming), ..sized }))
     }
 }
