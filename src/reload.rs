@@ -17,6 +17,7 @@ use crate::app::App;
 use crate::balancer::Stance;
 use crate::config::{self, Adaptive, Admin, Log, Settings};
 use crate::fleet::{Fleet, FleetError};
+use crate::learn::Knobs;
 use crate::node::NodeSpec;
 use crate::telemetry::logging::{self, LogControl};
 
@@ -145,16 +146,7 @@ impl App {
         self.balancer.set_thresholds(next.health.thresholds);
         self.balancer.set_ejection(next.ejection);
         self.balancer.set_queue(next.queue.rules);
-        if former.adaptive.knobs != next.adaptive.knobs {
-            self.balancer.learned().set_knobs(next.adaptive.knobs);
-        }
-        let stance = |settings: &Settings| {
-            let Adaptive { fallback, shadow, .. } = settings.adaptive;
-            Stance { fallback, shadow }
-        };
-        if stance(&former) != stance(&next) {
-            self.balancer.set_stance(stance(&next));
-        }
+        self.turn(&former.adaptive, &next.adaptive);
         self.retries.set(next.retry.budget, next.retry.floor_per_s);
         if let Some(log) = self.reload.log.get().filter(|_| former.log.level != next.log.level) {
             log.set_level(&next.log.level).map_err(|error| error.to_string())?;
@@ -162,6 +154,29 @@ impl App {
         self.settings.store(std::sync::Arc::new(next));
         Ok(changes)
     }
+}
+
+impl App {
+    /// Turns the knobs that the configuration changed; what an operator turned besides stays.
+    fn turn(&self, former: &Adaptive, next: &Adaptive) {
+        let (old, new, present) = (&former.knobs, &next.knobs, self.balancer.learned().knobs());
+        self.balancer.learned().set_knobs(Knobs {
+            first_byte: changed(old.first_byte, new.first_byte, present.first_byte),
+            social: changed(old.social, new.social, present.social),
+            explore: changed(old.explore, new.explore, present.explore),
+            echo: changed(old.echo, new.echo, present.echo),
+        });
+        let present = self.balancer.stance();
+        self.balancer.set_stance(Stance {
+            fallback: changed(former.fallback, next.fallback, present.fallback),
+            shadow: changed(former.shadow, next.shadow, present.shadow),
+        });
+    }
+}
+
+/// What is in force, unless the configuration changed it.
+fn changed<T: PartialEq>(former: T, next: T, present: T) -> T {
+    if former == next { present } else { next }
 }
 
 /// The present fleet with what changed from `former` to `next`.
@@ -286,9 +301,16 @@ mod tests {
         assert_eq!((app.balancer.policy().name(), app.balancer.routing().name()), ("adaptive", "random"));
         assert_eq!(app.balancer.learned().knobs().explore, 0.3, "what the file left alone");
         next.adaptive.knobs.social = 0.5;
-        *file.lock().unwrap() = Ok(next);
+        *file.lock().unwrap() = Ok(next.clone());
         assert_eq!(app.reload("test").unwrap().settings, ["adaptive.social"]);
         assert_eq!(app.balancer.learned().knobs().social, 0.5);
+        assert_eq!(app.balancer.learned().knobs().explore, 0.3, "one knob does not take another back");
+        app.balancer.set_stance(Stance { shadow: false, ..app.balancer.stance() });
+        next.adaptive.fallback = PolicyId::named("round-robin").unwrap();
+        *file.lock().unwrap() = Ok(next);
+        assert_eq!(app.reload("test").unwrap().settings, ["adaptive.fallback"]);
+        let stance = app.balancer.stance();
+        assert_eq!((stance.fallback.name(), stance.shadow), ("round-robin", false));
     }
 
     #[test]
