@@ -16,6 +16,9 @@ impl fmt::Display for NodeId {
     }
 }
 
+/// What no node may be called: metrics show the proxy's own answers under it.
+pub const NO_NODE: &str = "none";
+
 /// The largest number of nodes in a fleet.
 ///
 /// Bounds every per-node table; the decision stays under 25 microseconds up to 1,000 nodes and linear above.

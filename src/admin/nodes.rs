@@ -18,7 +18,7 @@ use super::problem::{Body, Name, Problem};
 use crate::app::App;
 use crate::config::check_node;
 use crate::fleet::{Fleet, FleetError, Node, State as NodeState};
-use crate::node::NodeSpec;
+use crate::node::{NO_NODE, NodeSpec};
 use crate::telemetry;
 
 /// Quantiles over the last minute.
@@ -306,7 +306,7 @@ fn check(json: Value) -> Result<NodeSpec, Problem> {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).errors(errors)
     };
     let spec = check_node(json).map_err(|errors| wrong(errors.iter().map(ToString::to_string).collect()))?;
-    if spec.name == telemetry::NO_NODE {
+    if spec.name == NO_NODE {
         return Err(wrong(vec![format!("name: {:?} is what metrics call the proxy itself", spec.name)]));
     }
     Ok(spec)

@@ -27,7 +27,7 @@ use super::sources::Env;
 use crate::admission::{QueueRules, Quota, RateRules};
 use crate::fleet::{Ejection, Thresholds};
 use crate::learn::Knobs;
-use crate::node::NodeSpec;
+use crate::node::{NO_NODE, NodeSpec};
 use crate::priors;
 
 /// The shortest token: 16 characters of a random token are out of reach of guessing over a network.
@@ -141,7 +141,7 @@ impl Check<'_> {
 
     fn listeners(&mut self, settings: &Settings, no_tokens: bool) {
         let admin = settings.admin.listen;
-        if !admin.ip().to_canonical().is_loopback() && no_tokens && !self.broken(&["admin.token"]) {
+        if !admin.ip().is_loopback() && no_tokens && !self.broken(&["admin.token"]) {
             let complaint =
                 Complaint::new(format!("{admin} can be reached from other machines, and there is no token"));
             self.complain(
@@ -158,6 +158,12 @@ impl Check<'_> {
     fn names(&mut self, nodes: &[NodeSpec]) {
         let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
         for (at, node) in nodes.iter().enumerate() {
+            if node.name == NO_NODE {
+                let path = ["name", "url"].map(|key| format!("node[{at}].{key}"));
+                let path = path.iter().find(|path| self.origins.has(path)).unwrap_or(&path[1]);
+                let problem = format!("{} is what metrics call the proxy itself", quoted(&node.name));
+                self.complain(path, Complaint::new(problem).allowed("another name"));
+            }
             let Some(first) = seen.get(node.name.as_str()) else {
                 seen.insert(&node.name, at);
                 continue;

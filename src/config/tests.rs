@@ -107,6 +107,14 @@ fn every_class_of_mistake_says_where_what_and_what_instead() {
 }
 
 #[test]
+fn no_node_is_called_what_metrics_call_the_proxy_itself() {
+    for toml in ["[[node]]\nurl = \"http://none\"\n", "[[node]]\nname = \"none\"\nurl = \"http://a\"\n"] {
+        let said = mistake(toml);
+        assert!(said.starts_with("b.toml:2:") && said.contains("\"none\" is what metrics call"), "{said}");
+    }
+}
+
+#[test]
 fn all_mistakes_are_found_at_once_and_in_order() {
     let place = Place::with(
         "policy = \"x\"\n\n[[node]]\nurl = \"http://a\"\nweight = -1\n[[node]]\nurl = \"http://a\"\n[[node]]\n\

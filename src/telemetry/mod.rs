@@ -41,12 +41,10 @@ use crate::admission::Priority;
 use crate::balancer::{Balancer, Observer, Reason};
 use crate::clock::Time;
 use crate::fleet::{Change, Fleet, Node};
+use crate::node::NO_NODE;
 use crate::outcome::Sample;
 use crate::policy::{PolicyId, REGISTRY};
 use crate::trainer::Trainer;
-
-/// What a node may not be called: metrics show the proxy's own answers under it.
-pub const NO_NODE: &str = "none";
 
 /// Why attempts are followed by another one; series that exist from the start.
 const RETRY_REASONS: [&str; 2] = ["unsent", "idempotent"];
