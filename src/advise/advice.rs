@@ -163,8 +163,8 @@ pub fn advise(
     let capacity_rps: f64 = capacities.iter().map(|node| node.capacity_rps).sum();
     let scenario = &plan.scenario;
     // What the emulated fleet can do is as far as the search needs to go.
-    let most_rps = 1.2 * scenario.capacity_rps();
     let headroom_of = |scenario: &Scenario| {
+        let most_rps = 1.2 * scenario.capacity_rps();
         question.slo.as_ref().map(|slo| headroom(scenario, &best.policy, slo, most_rps)).transpose()
     };
     let headroom = headroom_of(scenario)?;
@@ -172,9 +172,13 @@ pub fn advise(
     for at in kinds_of(history, &fitted) {
         let declared = question.declared.iter().find(|(name, _)| *name == history.nodes[at]).map(|(_, rps)| *rps);
         let grown = stage.with_one_more(&history.nodes[at], &fitted.nodes[at], declared).resampled();
-        let seed = question.seeds.first().copied().unwrap_or(1);
-        let mut result = run(&grown, grown.loads[0], &best.policy, seed)?;
-        let (mean_s, p99_s) = (result.total_s.mean(), result.total_s.quantile(0.99));
+        // Over the same seeds as the table that it is read against.
+        let (mut mean_s, mut p99_s) = (0.0, 0.0);
+        for seed in &question.seeds {
+            let mut result = run(&grown, grown.loads[0], &best.policy, *seed)?;
+            mean_s += result.total_s.mean() / question.seeds.len() as f64;
+            p99_s += result.total_s.quantile(0.99) / question.seeds.len() as f64;
+        }
         one_more.push(OneMore { like: history.nodes[at].clone(), mean_s, p99_s, headroom: headroom_of(&grown)? });
     }
     let advice = Advice {

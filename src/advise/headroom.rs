@@ -58,8 +58,12 @@ impl fmt::Display for Slo {
         }
         match self.share {
             None => f.write_str("mean")?,
-            // p99, p999: the digits after the point.
-            Some(share) => write!(f, "p{}", format!("{share:.4}").trim_start_matches("0.").trim_end_matches('0'))?,
+            // p50, p99, p999: the digits after the point, two at least.
+            Some(share) => {
+                let digits = format!("{share:.4}");
+                let (percent, beyond) = digits.trim_start_matches("0.").split_at(2);
+                write!(f, "p{percent}{}", beyond.trim_end_matches('0'))?;
+            }
         }
         write!(f, " = {}", humantime::format_duration(Duration::from_secs_f64(self.target_s)))
     }
@@ -122,8 +126,12 @@ mod tests {
         assert_eq!(read("p99=2s"), Ok(Slo { first_byte: false, share: Some(0.99), target_s: 2.0 }));
         assert_eq!(read("ttfb-p90=500ms"), Ok(Slo { first_byte: true, share: Some(0.9), target_s: 0.5 }));
         assert_eq!(read("mean=1s"), Ok(Slo { first_byte: false, share: None, target_s: 1.0 }));
-        let shown = ["p99=2s", "ttfb-p999=1s 500ms", "mean=80ms"].map(|text| read(text).expect("sound").to_string());
-        assert_eq!(shown, ["p99 = 2s", "first byte, p999 = 1s 500ms", "mean = 80ms"]);
+        let shown = ["p99=2s", "ttfb-p999=1s 500ms", "mean=80ms", "p90=1s", "p50=1s", "p05=1s"]
+            .map(|text| read(text).expect("sound").to_string());
+        assert_eq!(
+            shown,
+            ["p99 = 2s", "first byte, p999 = 1s 500ms", "mean = 80ms", "p90 = 1s", "p50 = 1s", "p05 = 1s"]
+        );
         for wrong in ["p99", "p99=", "p99=fast", "q99=2s", "p0=2s", "p=2s", "p99=0s"] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
