@@ -8,7 +8,7 @@
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -52,9 +52,15 @@ impl Sink {
     /// Waits until what is queued now has been written; `false` if that took longer than two seconds.
     pub(super) fn flush(&self) -> bool {
         let (done, wait) = sync_channel(1);
-        match self.0.try_send(Message::Flush(done)) {
-            Ok(()) => wait.recv_timeout(FLUSH_TIMEOUT).is_ok(),
-            Err(_) => false,
+        let (end, mut message) = (Instant::now() + FLUSH_TIMEOUT, Message::Flush(done));
+        // A queue that is full this instant is not one that stands still.
+        loop {
+            match self.0.try_send(message) {
+                Ok(()) => return wait.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok(),
+                Err(TrySendError::Full(back)) if Instant::now() < end => message = back,
+                Err(_) => return false,
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
