@@ -16,6 +16,8 @@
 //!       |
 //!     learn                  samples -> linfa fits -> immutable predictor
 //!       |
+//!     prefix                 what of a prompt each node was sent before
+//!       |
 //!     fleet                  nodes, their live load (ledger), their condition (health)
 //!       |
 //!     clock  node  request  outcome      the words that everything else is written in
@@ -75,6 +77,7 @@ pub mod load;
 pub mod node;
 pub mod outcome;
 pub mod policy;
+pub mod prefix;
 pub mod priors;
 pub mod probe;
 pub mod proxy;

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::Time;
 use crate::node::NodeId;
 use crate::request::KindId;
@@ -106,6 +108,43 @@ impl Failure {
     }
 }
 
+/// How long ago a node used what it is expected to hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Extent {
+    /// Tokens that the node had to put into its cache since then.
+    pub tokens: f32,
+    /// Seconds since then.
+    pub seconds: f32,
+}
+
+/// What a decision knew of a prompt's beginnings at a node; all zero where nothing matched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recall {
+    /// Tokens at the beginning of the prompt that the node was sent before.
+    pub matched_tokens: f32,
+    /// Tokens of those that were expected to be in its cache still.
+    pub held_tokens: f32,
+    /// Tokens that the node was expected to be spared by that: what is held times what it was found to be worth there.
+    pub cached_tokens: f32,
+    /// How old the last match is.
+    pub extent: Extent,
+}
+
+impl Recall {
+    /// Of a prompt of so many tokens, those that the node has to read.
+    pub fn uncached(&self, prompt_tokens: u32) -> f64 {
+        uncached(prompt_tokens, self.cached_tokens)
+    }
+}
+
+/// What is left of a prompt of so many tokens if so many are expected to be cached.
+#[inline]
+pub fn uncached(prompt_tokens: u32, cached_tokens: f32) -> f64 {
+    (f64::from(prompt_tokens) - f64::from(cached_tokens)).max(0.0)
+}
+
 /// Decision and outcome of one attempt, ready for learning. Fixed size: making one allocates nothing.
 ///
 /// Fields up to `started` are as they were when the decision was made, never recomputed; the rest only the end can tell.
@@ -127,8 +166,10 @@ pub struct Sample {
     pub in_flight: u32,
     /// Of those, how many had no first byte yet.
     pub waiting: u32,
-    /// Prompt tokens of those that had no first byte yet.
+    /// Prompt tokens of those that had no first byte yet, without what was expected to be cached of them.
     pub waiting_prompt_tokens: u64,
+    /// What the node was expected to hold of the prompt.
+    pub recall: Recall,
     /// Probability with which this node was chosen, 0 < p <= 1.
     pub propensity: f64,
     /// Which policy chose: its place in the registry of policies.
@@ -153,6 +194,8 @@ pub struct Sample {
     pub output_tokens: Option<u32>,
     /// Prompt tokens as told by `usage`.
     pub usage_prompt_tokens: Option<u32>,
+    /// Of those, tokens that came from the node's cache, as told by `usage`.
+    pub usage_cached_tokens: Option<u32>,
     /// How it ended.
     pub outcome: Outcome,
 }

@@ -16,8 +16,14 @@ use source::Source;
 const LINES_MAX: usize = 400;
 
 /// Modules of the core from the bottom up; in the first group they may know each other, in the others not.
-const CORE: [&[&str]; 5] =
-    [&["clock", "node", "request", "outcome"], &["fleet"], &["learn"], &["policy", "admission"], &["balancer"]];
+const CORE: [&[&str]; 6] = [
+    &["clock", "node", "request", "outcome"],
+    &["fleet"],
+    &["prefix"],
+    &["learn"],
+    &["policy", "admission"],
+    &["balancer"],
+];
 /// Above everything: they start the program, and nobody knows them.
 const TOP: [&str; 3] = ["main", "lib", "cli"];
 /// The shell's common state: it holds a piece of every part of the shell, and every part gets the whole. So rings

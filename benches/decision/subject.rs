@@ -126,7 +126,7 @@ impl Subject {
                     ledger.first_byte(Time::from_micros(start), 100);
                 }
             }
-            Candidate { index, in_flight, weight: node.spec.weight }
+            Candidate::new(index, in_flight, node.spec.weight)
         });
         let candidates: Vec<Candidate> = loaded.collect();
         let mut out = vec![0.0; candidates.len()];

@@ -12,6 +12,7 @@ use crate::admission::Signal;
 use crate::balancer::Balancer;
 use crate::clock::Time;
 use crate::fleet::{Cause, Change, Ejection, Failures, Fleet, Judgement, Node, State, Thresholds};
+use crate::learn::features::PROMPT_UNIT;
 use crate::learn::predictor::{Factors, How};
 use crate::learn::{Ask, NodeLoad};
 use crate::outcome::{Failure, Outcome, Sample};
@@ -66,8 +67,14 @@ impl Balancer {
 
     pub(super) fn tell(&self, node: &Node, change: Option<Change>) {
         if let Some(change) = change {
-            if change == Change::Rose {
-                self.learned.returned(node);
+            match change {
+                // Whatever took it away may have taken its memory.
+                Change::Rose => {
+                    self.learned.returned(node);
+                    self.prefixes.load().forget(node);
+                }
+                Change::Fell => self.prefixes.load().forget(node),
+                _ => {}
             }
             for observer in &self.observers {
                 observer.health_changed(node, change);
@@ -80,6 +87,11 @@ impl Balancer {
         let care = **self.care.load();
         let change = node.live.health.observe(outcome, now, care.thresholds);
         self.tell(node, change);
+        let is_lost = matches!(outcome, Outcome::Failed(Failure::Connect | Failure::Broken | Failure::BrokenBody));
+        if is_lost && node.live.ledger.in_flight() == 0 {
+            // Nothing that it was doing is left: as far as can be seen, it was started anew.
+            self.prefixes.load().forget(node);
+        }
         match node.live.health.judge(outcome, started, now, &care.ejection) {
             Judgement::Nothing => {}
             Judgement::Changed(change) => self.tell(node, Some(change)),
@@ -110,7 +122,8 @@ impl Balancer {
         }
         let ask = predictor.ask(sample.kind, sample.streaming, sample.prompt_tokens, sample.output_tokens_max);
         let seen = if ask.how == How::Streamed { Some(sample.events) } else { sample.output_tokens };
-        let ask = Ask { output: seen.map_or(ask.output, f64::from), ..ask };
+        let prompt = sample.recall.uncached(sample.prompt_tokens) / PROMPT_UNIT;
+        let ask = Ask { prompt, output: seen.map_or(ask.output, f64::from), ..ask };
         let model = predictor.known(node.slot, node.id).filter(|_| ask.how != How::Unknown)?;
         Some(model.predict(&NEUTRAL, &NodeLoad::default(), &ask).total_s)
     }

@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
-use crate::balancer::{ActivePolicy, Balancer, Rejection, Stance, gather, why_none};
+use crate::balancer::{ActivePolicy, Balancer, Rejection, Stance, gather, note_recall, why_none};
 use crate::clock::Time;
 use crate::fleet::{Fleet, Node, State};
 use crate::learn::Learned;
 use crate::policy::{Candidate, Context, PolicyId};
+use crate::prefix::Found;
 use crate::request::RequestShape;
 
 /// What a decision was made from.
@@ -96,6 +97,9 @@ impl Balancer {
         if !id.is_learned() {
             self.leave_out_silent(&fleet, now, &mut candidates);
         }
+        let mut found = Found::default();
+        self.recall(shape, now, &mut found);
+        note_recall(&fleet, shape, &found, &mut candidates);
         let mut probabilities = vec![0.0; candidates.len()];
         let mut rejection = None;
         if candidates.is_empty() {

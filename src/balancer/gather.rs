@@ -43,7 +43,7 @@ pub(super) fn gather(
         };
         let serves = !node.lists_models || node.spec.serves(model);
         if may && node.has_room_for(tokens) && !tried.contains(&node.id) && serves {
-            candidates.push(Candidate { index: index as u32, in_flight, weight: node.weight });
+            candidates.push(Candidate::new(index as u32, in_flight, node.weight));
         }
     }
     held_back && panics(fleet, now, model, panic_below) && {
@@ -79,7 +79,7 @@ fn gather_in_panic(
         let works = matches!(node.live.health.state(now), State::Up | State::Ejected | State::Trial);
         let has_room = in_flight < node.own_limit() && node.has_room_for(tokens);
         if works && has_room && !tried.contains(&node.id) && node.spec.serves(model) {
-            candidates.push(Candidate { index: index as u32, in_flight, weight: node.spec.weight });
+            candidates.push(Candidate::new(index as u32, in_flight, node.spec.weight));
         }
     }
 }

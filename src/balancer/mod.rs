@@ -8,6 +8,7 @@
 mod care;
 mod choice;
 mod gather;
+mod recall;
 mod refusal;
 mod tally;
 #[cfg(test)]
@@ -26,14 +27,16 @@ use crate::clock::{Clock, Time};
 use crate::fleet::{Before, Change, Fleet, FleetError, Node, PerNode};
 use crate::learn::Learned;
 use crate::node::NodeId;
-use crate::outcome::Sample;
+use crate::outcome::{Recall, Sample};
 use crate::policy::adaptive::Adaptive;
 use crate::policy::{self, Candidate, Context, Policy, PolicyId, draw};
+use crate::prefix::{Found, Memory};
 use crate::request::RequestShape;
 
 use care::{Care, Ward};
 pub use choice::{Choice, DryRun, LeftOut};
 use gather::gather;
+use recall::note_recall;
 use refusal::why_none;
 pub use refusal::{Reason, Rejection};
 pub use tally::{COMPARED_ONE_IN, Compared, Tally};
@@ -85,6 +88,7 @@ pub trait Observer: Send + Sync {
 pub struct Scratch {
     candidates: Vec<Candidate>,
     weights: Vec<f64>,
+    found: Found,
     rng: fastrand::Rng,
     /// Which decisions are compared; apart from `rng`, so that comparing changes no decision.
     lots: fastrand::Rng,
@@ -94,7 +98,7 @@ impl Scratch {
     /// Buffers with a generator of that seed.
     pub fn with_seed(seed: u64) -> Scratch {
         let (rng, lots) = (fastrand::Rng::with_seed(seed), fastrand::Rng::with_seed(!seed));
-        Scratch { candidates: Vec::new(), weights: Vec::new(), rng, lots }
+        Scratch { candidates: Vec::new(), weights: Vec::new(), found: Found::default(), rng, lots }
     }
 }
 
@@ -111,6 +115,8 @@ pub struct Decision {
     pub candidates: u32,
     /// The node's load as it was before this attempt.
     pub before: Before,
+    /// What the node is expected to hold of the prompt.
+    pub recall: Recall,
     /// Predicted response time in seconds; NaN where nothing predicts.
     pub predicted_s: f64,
     /// Version of the predictor that said so; 0 for none.
@@ -180,6 +186,7 @@ pub struct Balancer {
     ward: Ward,
     waiting: Waiting,
     limits: PerNode<AutoLimit>,
+    prefixes: ArcSwap<Memory>,
     observers: Vec<Arc<dyn Observer>>,
     clock: Clock,
     /// The learned policy while it does not route.
@@ -231,6 +238,7 @@ impl Balancer {
             ward: Ward::default(),
             waiting: Waiting::default(),
             limits: PerNode::default(),
+            prefixes: ArcSwap::from_pointee(Memory::default()),
             observers,
             clock,
             tally: Tally::default(),
@@ -305,6 +313,8 @@ impl Balancer {
         let changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let next = Arc::new(change(&self.fleet.load())?);
         self.fleet.store(Arc::clone(&next));
+        let prefixes = self.prefixes.load();
+        next.nodes().iter().for_each(|node| prefixes.own(node));
         drop(changing);
         self.hand_over(self.clock.now());
         Ok(next)
@@ -342,13 +352,15 @@ impl Balancer {
     ) -> Option<Ticket> {
         let fleet = self.fleet.load();
         let active = self.policy.load();
-        let Scratch { candidates, weights, rng, lots } = scratch;
+        let Scratch { candidates, weights, found, rng, lots } = scratch;
         let compares = !active.router.is_learned() && lots.u32(..COMPARED_ONE_IN) == 0;
         let tokens = self.expected_tokens(&fleet, shape);
+        self.recall(shape, now, found);
         for _ in 0..RACES_MAX {
             let panic_below = self.care.load().ejection.panic_below;
             let panics = gather(&fleet, now, shape, tried, tokens, panic_below, candidates);
             let watched = !active.router.is_learned() && self.leave_out_silent(&fleet, now, candidates);
+            note_recall(&fleet, shape, found, candidates);
             weights.clear();
             weights.resize(candidates.len(), 0.0);
             let context = Context { now, shape, fleet: &fleet, candidates };
@@ -359,7 +371,8 @@ impl Balancer {
             let Some((chosen, propensity)) = draw(weights, rng) else { break };
             let compared = if compares { self.shadow.compare(&context, chosen) } else { None };
             let node = &fleet.nodes()[candidates[chosen].index as usize];
-            let Some(before) = start(node, now, shape, tokens, panics) else { continue };
+            let recall = Recall { cached_tokens: candidates[chosen].cached, ..found.at(node.slot).recall };
+            let Some(before) = start(node, now, &recall, shape, tokens, panics) else { continue };
             if watched {
                 self.learned.node(node).watch.sent();
             }
@@ -374,12 +387,14 @@ impl Balancer {
                 policy: active.router,
                 candidates: candidates.len() as u32,
                 before,
+                recall,
                 predicted_s: f64::NAN,
                 predictor_version: 0,
             };
             // From here on the ticket answers for the place in the ledger, even if an observer panics.
             let mut ticket = Ticket::new(Arc::clone(self), decision, now, shape);
             ticket.reserved(if node.spec.max_in_flight_tokens.is_some() { tokens } else { 0 });
+            ticket.used(self.remember(node, shape, now, found.at(node.slot).blocks, &recall));
             ticket.expect(active.policy.chosen(&context, chosen));
             for observer in &self.observers {
                 let choice = Choice { context: &context, weights, at: chosen, learned: &self.learned };
@@ -394,16 +409,16 @@ impl Balancer {
 
 /// Counts the attempt in the ledger, if the node still has room. In a panic the ramp of an ejected node does not count.
 #[inline]
-fn start(node: &Node, now: Time, shape: &RequestShape, tokens: u64, panics: bool) -> Option<Before> {
+fn start(node: &Node, now: Time, recall: &Recall, shape: &RequestShape, tokens: u64, panics: bool) -> Option<Before> {
     let limit = if panics { node.own_limit() } else { node.limit() };
-    let ledger = &node.live.ledger;
+    let (ledger, pending) = (&node.live.ledger, recall.uncached(shape.prompt_tokens) as u32);
     let Some(most) = node.spec.max_in_flight_tokens else {
-        return ledger.try_start(now, limit, shape.prompt_tokens);
+        return ledger.try_start(now, limit, pending);
     };
     if !ledger.try_reserve(tokens, most) {
         return None;
     }
-    let started = ledger.try_start(now, limit, shape.prompt_tokens);
+    let started = ledger.try_start(now, limit, pending);
     if started.is_none() {
         ledger.release(tokens);
     }

@@ -13,6 +13,7 @@ use crate::clock::Time;
 use crate::fleet::Node;
 use crate::outcome::{Censor, Outcome, Sample};
 use crate::policy::Expected;
+use crate::prefix::Use;
 use crate::request::RequestShape;
 
 /// An attempt in flight. Finish it with [`Ticket::finish`]; a dropped one counts as [`Censor::Dropped`] unless
@@ -29,6 +30,8 @@ pub struct Ticket {
     waited: Duration,
     /// Tokens that are set aside in the node's ledger.
     reserved: u64,
+    /// What of the prompt the node's memory was told.
+    used: Option<Use>,
     ended: bool,
 }
 
@@ -50,6 +53,7 @@ impl Ticket {
             in_flight: decision.before.in_flight,
             waiting: decision.before.waiting,
             waiting_prompt_tokens: decision.before.waiting_prompt_tokens,
+            recall: decision.recall,
             propensity: decision.propensity,
             policy: decision.policy.0,
             predictor_version: decision.predictor_version,
@@ -62,6 +66,7 @@ impl Ticket {
             gaps: Duration::ZERO,
             output_tokens: None,
             usage_prompt_tokens: None,
+            usage_cached_tokens: None,
             outcome: Outcome::Censored(Censor::Dropped),
         };
         Ticket {
@@ -73,6 +78,7 @@ impl Ticket {
             remembered: None,
             waited: Duration::ZERO,
             reserved: 0,
+            used: None,
             ended: false,
         }
     }
@@ -93,6 +99,16 @@ impl Ticket {
     /// So many tokens are set aside for it.
     pub(super) fn reserved(&mut self, tokens: u64) {
         self.reserved = tokens;
+    }
+
+    /// The memory of prompts was told of it.
+    pub(super) fn used(&mut self, used: Option<Use>) {
+        self.used = used;
+    }
+
+    /// Prompt tokens that the node's ledger has for it.
+    fn pending_tokens(&self) -> u32 {
+        self.sample.recall.uncached(self.sample.prompt_tokens) as u32
     }
 
     /// The request waited so long for it.
@@ -130,7 +146,7 @@ impl Ticket {
     pub fn first_byte(&mut self, now: Time) {
         if self.sample.ttfb.is_none() {
             self.sample.ttfb = Some(now.since(self.sample.started));
-            self.decision.node.live.ledger.first_byte(now, self.sample.prompt_tokens);
+            self.decision.node.live.ledger.first_byte(now, self.pending_tokens());
         }
     }
 
@@ -171,7 +187,7 @@ impl Ticket {
             return;
         }
         let node = &self.decision.node;
-        let waiting = self.sample.ttfb.is_none().then_some(self.sample.prompt_tokens);
+        let waiting = self.sample.ttfb.is_none().then(|| self.pending_tokens());
         if self.reserved > 0 {
             node.live.ledger.release(self.reserved);
         }
@@ -181,6 +197,9 @@ impl Ticket {
         self.sample.outcome = outcome;
         if matches!(outcome, Outcome::Completed { .. }) {
             node.live.ledger.sign_of_life(now);
+        }
+        if let Some(used) = self.used.take() {
+            self.balancer.remember_end(&self.sample, node, &used, now);
         }
         self.balancer.attend(node, &outcome, self.sample.started, now);
         self.balancer.learned.ended(node, &self.sample);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::learn::features::{self, OUTPUT_UNIT, PROMPT_UNIT, Row, Target};
 use crate::node::IN_FLIGHT_MAX;
-use crate::outcome::{Outcome, Sample};
+use crate::outcome::{Outcome, Recall, Sample};
 
 /// The longest response time that is believed: a day.
 pub const TOTAL_MAX: Duration = Duration::from_secs(86_400);
@@ -75,6 +75,7 @@ pub fn admit(sample: &Sample) -> Result<(), Unfit> {
         && sample.in_flight <= IN_FLIGHT_MAX
         && sample.waiting <= IN_FLIGHT_MAX
         && sample.prompt_tokens <= TOKENS_MAX
+        && is_plausible(&sample.recall)
         && sample.waiting_prompt_tokens <= u64::from(TOKENS_MAX) * 1_000
         && sample.events <= TOKENS_MAX
         && sample.output_tokens.is_none_or(|tokens| tokens <= TOKENS_MAX)
@@ -83,11 +84,19 @@ pub fn admit(sample: &Sample) -> Result<(), Unfit> {
     if plausible { Ok(()) } else { Err(Unfit::Absurd) }
 }
 
+/// Whether that can have been found of a prompt.
+fn is_plausible(recall: &Recall) -> bool {
+    let Recall { matched_tokens, held_tokens, cached_tokens, extent } = *recall;
+    [matched_tokens, held_tokens, cached_tokens, extent.tokens, extent.seconds]
+        .iter()
+        .all(|x| x.is_finite() && *x >= 0.0)
+}
+
 /// What an admitted sample says: which target, its regressors, and the observed seconds.
 ///
 /// `slots` is the node's learned slot limit. A stream says something only with its first byte.
 pub fn label(sample: &Sample, slots: f64) -> Option<(Target, Row, f64)> {
-    let prompt = f64::from(sample.prompt_tokens) / PROMPT_UNIT;
+    let prompt = sample.recall.uncached(sample.prompt_tokens) / PROMPT_UNIT;
     if sample.streaming {
         let waiting = sample.waiting_prompt_tokens as f64 / PROMPT_UNIT;
         let row = features::first_byte(prompt, waiting, features::place(f64::from(sample.in_flight), slots));
@@ -114,7 +123,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::clock::Time;
     use crate::node::NodeId;
-    use crate::outcome::{Censor, Failure};
+    use crate::outcome::{Censor, Extent, Failure};
     use crate::request::KindId;
 
     /// A plain answer of node `slot` after `total_s` at `n` in flight.
@@ -129,6 +138,7 @@ pub(crate) mod tests {
             in_flight: n - 1,
             waiting: n - 1,
             waiting_prompt_tokens: 0,
+            recall: Recall::default(),
             propensity: 1.0,
             policy: 0,
             predictor_version: 0,
@@ -141,6 +151,7 @@ pub(crate) mod tests {
             gaps: Duration::ZERO,
             output_tokens: None,
             usage_prompt_tokens: None,
+            usage_cached_tokens: None,
             outcome: Outcome::Completed { status: 200 },
         }
     }
@@ -166,6 +177,8 @@ pub(crate) mod tests {
             Sample { mean_in_flight: 1e300, ..good },
             Sample { mean_in_flight: -1.0, ..good },
             Sample { output_tokens: Some(u32::MAX), ..good },
+            Sample { recall: Recall { cached_tokens: f32::NAN, ..Recall::default() }, ..good },
+            Sample { recall: Recall { extent: Extent { tokens: -1.0, seconds: 0.0 }, ..Recall::default() }, ..good },
             Sample { propensity: 0.0, ..good },
             Sample { propensity: f64::NAN, ..good },
         ];

@@ -20,10 +20,10 @@ use crate::learn::lane::{Lane, LanesOf};
 use crate::learn::{Fallback, How, Knobs, Learned, NodeLearned, NodeLoad, Prediction, Predictor, Target};
 use crate::node::NODES_MAX;
 use crate::outcome::Sample;
-use crate::policy::{Context, Expected, Policy, least_of, share_minimum};
+use crate::policy::{Candidate, Context, Expected, Policy, least_of, share_minimum};
 
 pub use assess::{Assessment, Held, assess_all};
-use assess::{ask, assess, held, knobs, load_of, load_without, score};
+use assess::{ask, ask_at, assess, held, knobs, load_of, load_without, score};
 
 /// The least time that a score is made of: a penalty must have something to multiply.
 const SCORE_MIN_S: f64 = 1e-6;
@@ -97,9 +97,8 @@ impl Adaptive {
         let mut best: Option<Assessment> = None;
         let mut theirs = None;
         for (at, candidate) in ctx.candidates.iter().enumerate() {
-            let node = ctx.node(candidate);
-            let load = (candidate.in_flight, load_of(node, candidate.in_flight));
-            let seen = assess(&self.learned, predictor, &ask, &knobs, ctx.now, node, load);
+            let load = load_of(ctx.node(candidate), candidate.in_flight);
+            let seen = assess(&self.learned, predictor, &ask, &knobs, ctx, candidate, load);
             if at == chosen {
                 theirs = Some(seen);
             }
@@ -140,19 +139,19 @@ impl Adaptive {
         };
         let fleet = Judge { learned: &self.learned, predictor, lanes: predictor.lanes(ask.how), knobs: &knobs };
         match ask.how {
-            How::Streamed => fleet.judge(ctx, out, levels, |lane, live, node, in_flight| {
-                let load = load_of(node, in_flight);
-                lane.streamed(live.factor(Target::FirstByte), live.factor(Target::Gap), &load, &ask)
+            How::Streamed => fleet.judge(ctx, out, levels, |lane, live, node, at| {
+                let load = load_of(node, at.in_flight);
+                lane.streamed(live.factor(Target::FirstByte), live.factor(Target::Gap), &load, &ask_at(&ask, at))
             }),
             // The number in flight is all that these need of the load.
-            How::Tokens => fleet.judge(ctx, out, levels, |lane, live, _, in_flight| {
-                lane.tokens(live.factor(Target::TotalTokens), &NodeLoad::new(in_flight, 0, 0), &ask)
+            How::Tokens => fleet.judge(ctx, out, levels, |lane, live, _, at| {
+                lane.tokens(live.factor(Target::TotalTokens), &NodeLoad::new(at.in_flight, 0, 0), &ask_at(&ask, at))
             }),
-            How::Plain => fleet.judge(ctx, out, levels, |lane, live, _, in_flight| {
-                lane.plain(live.factor(Target::Total), &NodeLoad::new(in_flight, 0, 0))
+            How::Plain => fleet.judge(ctx, out, levels, |lane, live, _, at| {
+                lane.plain(live.factor(Target::Total), &NodeLoad::new(at.in_flight, 0, 0))
             }),
             How::Unknown => {
-                fleet.judge(ctx, out, levels, |_, _, _, in_flight| Lane::unknown(&NodeLoad::new(in_flight, 0, 0)))
+                fleet.judge(ctx, out, levels, |_, _, _, at| Lane::unknown(&NodeLoad::new(at.in_flight, 0, 0)))
             }
         }
         let least = least_of(out);
@@ -185,13 +184,13 @@ impl Judge<'_> {
         ctx: &Context<'_>,
         out: &mut [f64],
         levels: &mut [u8],
-        predict: impl Fn(&Lane, &NodeLearned, &Node, u32) -> Prediction,
+        predict: impl Fn(&Lane, &NodeLearned, &Node, &Candidate) -> Prediction,
     ) {
         let (out, levels) = (&mut out[..ctx.candidates.len()], &mut levels[..ctx.candidates.len()]);
         for (at, candidate) in ctx.candidates.iter().enumerate() {
             let node = ctx.node(candidate);
             let (live, lane) = (self.learned.node(node), self.lanes.node(node.slot, node.id));
-            let prediction = predict(lane, live, node, candidate.in_flight);
+            let prediction = predict(lane, live, node, candidate);
             let penalty = live.penalty.at(ctx.now);
             let load = || load_of(node, candidate.in_flight);
             let held = held(self.predictor, live, node, ctx.now, candidate.in_flight, load).is_some();
@@ -258,7 +257,8 @@ impl Policy for Adaptive {
         live.watch.sent();
         let loaded = self.learned.load();
         let Some(predictor) = loaded.as_deref() else { return Expected::NOTHING };
-        let (load, ask) = (load_without(node, candidate.in_flight, ctx.shape.prompt_tokens), ask(predictor, ctx));
+        let load = load_without(node, candidate, ctx.shape.prompt_tokens);
+        let ask = ask_at(&ask(predictor, ctx), candidate);
         let prediction = predictor.lanes(ask.how).node(node.slot, node.id).predict(&live.factors(), &load, &ask);
         Expected { seconds: prediction.total_s, version: predictor.version }
     }

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use crate::clock::Time;
 use crate::fleet::{Fleet, Node};
 use crate::learn::Learned;
-use crate::outcome::Sample;
+use crate::outcome::{Sample, uncached};
 use crate::request::RequestShape;
 
 pub use draw::draw;
@@ -47,6 +47,23 @@ pub struct Candidate {
     pub in_flight: u32,
     /// The operator's weight, greater than 0.
     pub weight: f64,
+    /// Tokens at the beginning of the prompt that the node was sent before; at most the prompt.
+    pub matched: f32,
+    /// Tokens of those that the node is expected to be spared, as they are in its cache; at most what matched.
+    pub cached: f32,
+}
+
+impl Candidate {
+    /// A candidate that was never sent anything like the request.
+    pub fn new(index: u32, in_flight: u32, weight: f64) -> Candidate {
+        Candidate { index, in_flight, weight, matched: 0.0, cached: 0.0 }
+    }
+
+    /// Of a prompt of so many tokens, those that the node is expected to have to read.
+    #[inline]
+    pub fn uncached(&self, prompt_tokens: u32) -> f64 {
+        uncached(prompt_tokens, self.cached)
+    }
 }
 
 /// What a policy may look at.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::clock::Time;
 use crate::fleet::{Fleet, Node};
 use crate::node::NodeSpec;
-use crate::outcome::{Outcome, Sample};
+use crate::outcome::{Outcome, Recall, Sample};
 use crate::policy::{Candidate, Context, Policy};
 use crate::request::{KindId, RequestShape};
 
@@ -23,7 +23,7 @@ impl Scene {
         let fleet = (0..count).fold(Fleet::default(), |fleet, i| {
             fleet.with(NodeSpec::new(format!("http://10.0.0.{i}:80"))).expect("free name")
         });
-        let candidates = (0..count).map(|index| Candidate { index, in_flight: 0, weight: 1.0 }).collect();
+        let candidates = (0..count).map(|index| Candidate::new(index, 0, 1.0)).collect();
         Scene { fleet, candidates, shape: RequestShape::default(), now: Time::ZERO }
     }
 
@@ -86,6 +86,7 @@ pub(super) fn sample_of(node: &Node, started: Time, ended: Time, outcome: Outcom
         in_flight: 0,
         waiting: 0,
         waiting_prompt_tokens: 0,
+        recall: Recall::default(),
         propensity: 1.0,
         policy: 0,
         predictor_version: 0,
@@ -98,6 +99,7 @@ pub(super) fn sample_of(node: &Node, started: Time, ended: Time, outcome: Outcom
         gaps: Duration::ZERO,
         output_tokens: None,
         usage_prompt_tokens: None,
+        usage_cached_tokens: None,
         outcome,
     }
 }

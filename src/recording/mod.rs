@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
 use crate::node::NodeId;
-use crate::outcome::{Censor, Failure, Outcome, Sample};
+use crate::outcome::{Censor, Failure, Outcome, Recall, Sample};
 use crate::policy::PolicyId;
 use crate::request::KindId;
 
@@ -59,6 +59,12 @@ pub struct Row {
     /// Prompt tokens as the response told them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage_prompt_tokens: Option<u32>,
+    /// Of those, tokens that came from the node's cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage_cached_tokens: Option<u32>,
+    /// What the node was expected to hold of the prompt, where it was sent its beginning before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recall: Option<Recall>,
     /// Streamed events.
     pub events: u32,
     /// Sum of the gaps between streamed events.
@@ -67,7 +73,7 @@ pub struct Row {
     pub in_flight: u32,
     /// Of those, how many had no first byte yet.
     pub waiting: u32,
-    /// Prompt tokens of those.
+    /// Prompt tokens of those, without what was expected to be cached.
     pub waiting_prompt_tokens: u64,
     /// Time-average of the number in flight over the attempt's life, itself included.
     pub mean_in_flight: f64,
@@ -113,6 +119,8 @@ impl Row {
             output_tokens_max: sample.output_tokens_max,
             output_tokens: sample.output_tokens,
             usage_prompt_tokens: sample.usage_prompt_tokens,
+            usage_cached_tokens: sample.usage_cached_tokens,
+            recall: Some(sample.recall).filter(|recall| recall.matched_tokens > 0.0),
             events: sample.events,
             gaps_s: sample.gaps.as_secs_f64(),
             in_flight: sample.in_flight,
@@ -144,6 +152,7 @@ impl Row {
             in_flight: self.in_flight,
             waiting: self.waiting,
             waiting_prompt_tokens: self.waiting_prompt_tokens,
+            recall: self.recall.unwrap_or_default(),
             propensity: self.propensity,
             policy: PolicyId::named(&self.policy).unwrap_or(PolicyId::UNLISTED).0,
             predictor_version: self.predictor_version,
@@ -156,6 +165,7 @@ impl Row {
             gaps: duration("gaps_s", self.gaps_s)?,
             output_tokens: self.output_tokens,
             usage_prompt_tokens: self.usage_prompt_tokens,
+            usage_cached_tokens: self.usage_cached_tokens,
             outcome: self.outcome()?,
         })
     }
@@ -181,6 +191,7 @@ impl Row {
 mod tests {
     use super::*;
     use crate::learn::test_sample;
+    use crate::outcome::Extent;
 
     #[test]
     fn a_row_gives_the_sample_back() {
@@ -191,11 +202,14 @@ mod tests {
             Outcome::Full { status: 429, retry_after: None },
             Outcome::Failed(Failure::Status(500)),
         ];
+        let extent = Extent { tokens: 4_096.0, seconds: 30.0 };
         for outcome in outcomes.chain(others) {
             let sample = Sample {
                 outcome,
                 predicted_s: 0.25,
                 output_tokens: Some(7),
+                usage_cached_tokens: Some(900),
+                recall: Recall { matched_tokens: 1_024.0, held_tokens: 1_000.0, cached_tokens: 512.5, extent },
                 gaps: Duration::from_micros(1_234_567),
                 ..test_sample(3, 5, 0.123_456)
             };

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::clock::Clock;
 use crate::node::NodeSpec;
-use crate::outcome::{Censor, Failure, Outcome};
+use crate::outcome::{Censor, Failure, Outcome, Recall};
 use crate::request::KindId;
 
 fn fleet(names: &[&str]) -> Fleet {
@@ -167,6 +167,7 @@ fn sample_of(node: &Node, outcome: Outcome, ttfb: Option<Duration>, total: Durat
         in_flight: 0,
         waiting: 0,
         waiting_prompt_tokens: 0,
+        recall: Recall::default(),
         propensity: 1.0,
         policy: 0,
         predictor_version: 0,
@@ -179,6 +180,7 @@ fn sample_of(node: &Node, outcome: Outcome, ttfb: Option<Duration>, total: Durat
         gaps: Duration::ZERO,
         output_tokens: None,
         usage_prompt_tokens: None,
+        usage_cached_tokens: None,
         outcome,
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::clock::Time;
 use crate::fleet::Node;
+use crate::learn::features::PROMPT_UNIT;
 use crate::learn::silence::{PATIENCE_MIN, Quiet, patience_s};
 use crate::learn::{Ask, How, Knobs, Learned, NodeLearned, NodeLoad, Prediction, Predictor};
 use crate::policy::{Candidate, Context};
@@ -50,6 +51,12 @@ pub(super) fn ask(predictor: &Predictor, ctx: &Context<'_>) -> Ask {
     predictor.ask(shape.kind, shape.streaming, shape.prompt_tokens, shape.output_tokens_max)
 }
 
+/// What is asked of a candidate: it need not read what is in its cache.
+#[inline]
+pub(super) fn ask_at(ask: &Ask, candidate: &Candidate) -> Ask {
+    Ask { prompt: (ask.prompt - f64::from(candidate.cached) / PROMPT_UNIT).max(0.0), ..*ask }
+}
+
 /// The knobs as they count for a request.
 ///
 /// Work that shares a server, as a batch does, is slowed by whoever stays longer. Where nothing tells of a batch, the
@@ -70,10 +77,10 @@ pub fn assess_all(learned: &Learned, ctx: &Context<'_>, started: Option<usize>) 
     let judge = |(at, candidate): (usize, &Candidate)| {
         let (node, in_flight) = (ctx.node(candidate), candidate.in_flight);
         let load = match started {
-            Some(own) if own == at => load_without(node, in_flight, ctx.shape.prompt_tokens),
+            Some(own) if own == at => load_without(node, candidate, ctx.shape.prompt_tokens),
             _ => load_of(node, in_flight),
         };
-        assess(learned, predictor, &ask, &knobs, ctx.now, node, (in_flight, load))
+        assess(learned, predictor, &ask, &knobs, ctx, candidate, load)
     };
     ctx.candidates.iter().enumerate().map(judge).collect()
 }
@@ -85,11 +92,12 @@ pub(super) fn load_of(node: &Node, in_flight: u32) -> NodeLoad {
     NodeLoad::new(in_flight, ledger.waiting(), ledger.waiting_prompt_tokens())
 }
 
-/// As the candidate was weighed: the ledger counts the attempt itself, with so many tokens, by now.
-pub(super) fn load_without(node: &Node, in_flight: u32, prompt_tokens: u32) -> NodeLoad {
+/// As the candidate was weighed: the ledger counts the attempt itself, with a prompt of so many tokens, by now.
+pub(super) fn load_without(node: &Node, candidate: &Candidate, prompt_tokens: u32) -> NodeLoad {
     let ledger = &node.live.ledger;
-    let waiting_prompt_tokens = ledger.waiting_prompt_tokens().saturating_sub(u64::from(prompt_tokens));
-    NodeLoad::new(in_flight, ledger.waiting().saturating_sub(1), waiting_prompt_tokens)
+    let own = candidate.uncached(prompt_tokens) as u64;
+    let waiting_prompt_tokens = ledger.waiting_prompt_tokens().saturating_sub(own);
+    NodeLoad::new(candidate.in_flight, ledger.waiting().saturating_sub(1), waiting_prompt_tokens)
 }
 
 /// Why `node` is left out, if it is.
@@ -126,20 +134,21 @@ fn is_silent(
     !live.watch.admits(&quiet)
 }
 
-/// What is thought of `node` with so many in flight, under that load.
+/// What is thought of a candidate under that load.
 pub(super) fn assess(
     learned: &Learned,
     predictor: &Predictor,
     ask: &Ask,
     knobs: &Knobs,
-    now: Time,
-    node: &Node,
-    (in_flight, load): (u32, NodeLoad),
+    ctx: &Context<'_>,
+    candidate: &Candidate,
+    load: NodeLoad,
 ) -> Assessment {
+    let node = ctx.node(candidate);
     let (live, model) = (learned.node(node), predictor.node(node.slot, node.id));
-    let prediction = model.predict(&live.factors(), &load, ask);
-    let penalty = live.penalty.at(now);
-    let held = held(predictor, live, node, now, in_flight, || load);
+    let prediction = model.predict(&live.factors(), &load, &ask_at(ask, candidate));
+    let penalty = live.penalty.at(ctx.now);
+    let held = held(predictor, live, node, ctx.now, candidate.in_flight, || load);
     let score = if held.is_some() { f64::INFINITY } else { score(&prediction, knobs) * (1.0 + penalty) };
     let full = load.in_flight >= model.slots || model.capacity.is_used_up(load.in_flight);
     let explorable = held.is_none() && penalty < EXPLORED_PENALTY_MAX && !full;

@@ -222,6 +222,7 @@ proptest! {
         scene.now = taught.after(Duration::from_millis(1_500));
         for (candidate, node) in scene.candidates.iter_mut().zip(scene.fleet.nodes()) {
             candidate.in_flight = if rng.bool() { rng.u32(0..3) } else { rng.u32(0..60) };
+                candidate.cached = if rng.bool() { 0.0 } else { rng.f32() * scene.shape.prompt_tokens as f32 };
             for _ in 0..candidate.in_flight {
                 node.live.ledger.try_start(taught, node.limit_max, 700).expect("room");
             }
