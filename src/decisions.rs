@@ -4,23 +4,30 @@
 //! changes a hundred times a second. A remembered decision is worked out anew (what the learned policy thinks of each
 //! candidate, whichever policy decided), put into the next place of a ring, and gets its outcome when the attempt ends.
 //! The ring is a row of `ArcSwap`s, so neither writer nor reader ever waits for the other; a lock would have to be
-//! tried and given up, and explored decisions would be lost when they matter. It holds no text of requests.
+//! tried and given up, and explored decisions would be lost when they matter. Who follows decisions holds them; one
+//! that leaves the ring in mid-flight is noted only if somebody does, so that a slow request has an end for them too.
+//! It holds no text of requests.
 
+mod why;
+
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
 use crate::balancer::{Choice, Decision, Observer};
 use crate::clock::Time;
-use crate::learn::{Fallback, Learned};
+use crate::learn::Learned;
 use crate::node::NodeSpec;
 use crate::outcome::Sample;
 use crate::policy::adaptive::{self, Assessment};
 use crate::policy::{self, Context, Policy, PolicyId};
 use crate::request::KindId;
+
+pub use why::{Reasons, Why};
 
 /// Decisions that are remembered; at a hundred a second, the last ten seconds.
 pub const DECISIONS_MAX: usize = 1_000;
@@ -31,109 +38,8 @@ const EVERY: Duration = Duration::from_millis(10);
 /// Candidates that are remembered of a decision, the likeliest first: a large fleet must not fill the memory.
 pub const CANDIDATES_MAX: usize = 32;
 
-/// Why a candidate has the probability that it has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// There was no other.
-    Only,
-    /// It has the least score.
-    LeastScore,
-    /// It shares the least score with others.
-    Tie,
-    /// It is not the best, but less is known of it.
-    Explored,
-    /// The fallback of the learned policy chose it, for that reason; `None` where every node was left out.
-    Fallback(Option<Fallback>),
-    /// A classic policy was sure.
-    Sure,
-    /// A classic policy found it as good as others.
-    Equal,
-    /// A classic policy drew it.
-    Drawn,
-    /// It could not be chosen this time.
-    Passed,
-}
-
-impl Why {
-    /// The word for programs.
-    pub fn word(self) -> &'static str {
-        match self {
-            Why::Only => "only-one",
-            Why::LeastScore => "least-score",
-            Why::Tie => "tie",
-            Why::Explored => "explored",
-            Why::Fallback(_) => "fallback",
-            Why::Sure => "policy-sure",
-            Why::Equal => "policy-tie",
-            Why::Drawn => "policy-draw",
-            Why::Passed => "passed",
-        }
-    }
-
-    /// The same for people.
-    pub fn sentence(self) -> &'static str {
-        match self {
-            Why::Only => "it was the only candidate",
-            Why::LeastScore => "it has the least score",
-            Why::Tie => "it shares the least score with others",
-            Why::Explored => "it is explored: another has the least score, but less is known of this one",
-            Why::Fallback(Some(fallback)) => fallback.reason(),
-            Why::Fallback(None) => "every candidate is silent or ramping, so the fallback chose",
-            Why::Sure => "the policy chose it with certainty",
-            Why::Equal => "the policy found it as good as others",
-            Why::Drawn => "the policy drew it with this probability",
-            Why::Passed => "the policy did not consider it this time",
-        }
-    }
-}
-
-/// How a distribution came about.
-#[derive(Clone, Copy, Debug)]
-pub struct Reasons<'a> {
-    policy: PolicyId,
-    fallback: Option<Fallback>,
-    probabilities: &'a [f64],
-    most: f64,
-    /// What the best have at least.
-    floor: f64,
-    routed: bool,
-}
-
-impl<'a> Reasons<'a> {
-    /// Of what `policy` wrote for the candidates, given what the learned policy thinks of each.
-    pub fn of(
-        policy: PolicyId,
-        learned: &Learned,
-        now: Time,
-        probabilities: &'a [f64],
-        assessments: &[Assessment],
-    ) -> Reasons<'a> {
-        let most = probabilities.iter().copied().fold(0.0, f64::max);
-        let fallback = learned.fallback(now);
-        let routed = fallback.is_none() && assessments.iter().any(|seen| seen.held.is_none());
-        Reasons { policy, fallback, probabilities, most, floor: most * adaptive::best_floor(learned), routed }
-    }
-
-    /// Why the candidate `at` has its probability.
-    pub fn why(&self, at: usize) -> Why {
-        let own = self.probabilities[at];
-        let learned = self.policy.is_learned();
-        let as_good = |least: f64| self.probabilities.iter().filter(|p| **p >= least).count();
-        match () {
-            () if self.probabilities.len() == 1 => Why::Only,
-            () if own <= 0.0 => Why::Passed,
-            () if learned && !self.routed => Why::Fallback(self.fallback),
-            () if learned && own < self.floor => Why::Explored,
-            () if learned && as_good(self.floor) > 1 => Why::Tie,
-            () if learned => Why::LeastScore,
-            () if as_good(f64::MIN_POSITIVE) == 1 => Why::Sure,
-            () if own >= self.most * (1.0 - 1e-9) && as_good(own * (1.0 - 1e-9)) == as_good(f64::MIN_POSITIVE) => {
-                Why::Equal
-            }
-            () => Why::Drawn,
-        }
-    }
-}
+/// Decisions that have left the ring before they ended and whose end somebody waits for; of more, the oldest are let go.
+const OVERTAKEN_MAX: usize = 4_096;
 
 /// One candidate of a remembered decision.
 #[derive(Clone, Debug)]
@@ -260,6 +166,8 @@ pub struct Decisions {
     count: AtomicU64,
     /// When the next one is due that was not explored, in microseconds.
     due: AtomicU64,
+    /// Those that left the ring in mid-flight while somebody held them, by number.
+    overtaken: Mutex<BTreeMap<u64, Weak<Remembered>>>,
 }
 
 impl Default for Decisions {
@@ -270,6 +178,7 @@ impl Default for Decisions {
             ring: (0..DECISIONS_MAX).map(|_| ArcSwapOption::empty()).collect(),
             count: AtomicU64::new(0),
             due: AtomicU64::new(0),
+            overtaken: Mutex::default(),
         }
     }
 }
@@ -281,6 +190,11 @@ impl Decisions {
         let oldest = newest.saturating_sub(limit.min(DECISIONS_MAX) as u64);
         // A place may be one round behind or ahead while it is written.
         (oldest + 1..=newest).rev().filter_map(|number| self.find(number)).collect()
+    }
+
+    /// The number of the newest one; 0 for none.
+    pub fn newest(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
     }
 
     /// The learned policy's decisions against the plain one's, of those that were remembered since the start.
@@ -309,8 +223,26 @@ impl Decisions {
         &self.ring[(number % self.ring.len() as u64) as usize]
     }
 
-    fn find(&self, number: u64) -> Option<Arc<Remembered>> {
+    /// The one of that number, if it is still kept.
+    pub fn find(&self, number: u64) -> Option<Arc<Remembered>> {
         self.place(number).load_full().filter(|remembered| remembered.number == number)
+    }
+
+    fn overtaken(&self) -> MutexGuard<'_, BTreeMap<u64, Weak<Remembered>>> {
+        self.overtaken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a decision into its place, and notes the one that was there if somebody waits for its end.
+    fn keep(&self, remembered: Remembered) {
+        let before = self.place(remembered.number).swap(Some(Arc::new(remembered)));
+        let Some(before) = before.filter(|before| before.ended.get().is_none() && Arc::strong_count(before) > 1) else {
+            return;
+        };
+        let mut overtaken = self.overtaken();
+        overtaken.insert(before.number, Arc::downgrade(&before));
+        if overtaken.len() > OVERTAKEN_MAX {
+            overtaken.pop_first();
+        }
     }
 
     /// Whether this decision is to be remembered.
@@ -341,7 +273,7 @@ impl Decisions {
         against.iter().for_each(|against| self.against.add(against));
         let (contenders, chosen) = likeliest(&all, at);
         let number = self.count.fetch_add(1, Ordering::AcqRel) + 1;
-        self.place(number).store(Some(Arc::new(Remembered {
+        self.keep(Remembered {
             number,
             at: context.now,
             kind: context.shape.kind,
@@ -357,7 +289,7 @@ impl Decisions {
             preferred,
             against,
             ended: OnceLock::new(),
-        })));
+        });
         number
     }
 }
@@ -389,7 +321,9 @@ impl Observer for Decisions {
     }
 
     fn came_of(&self, number: NonZeroU64, sample: &Sample) {
-        if let Some(remembered) = self.find(number.get()) {
+        let number = number.get();
+        let overtaken = || self.overtaken().remove(&number).and_then(|noted| noted.upgrade());
+        if let Some(remembered) = self.find(number).or_else(overtaken) {
             // An attempt ends once, so it is empty.
             let _ = remembered.ended.set(*sample);
         }
@@ -397,198 +331,4 @@ impl Observer for Decisions {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::balancer::{Balancer, Scratch, Ticket, Verdict};
-    use crate::clock::Clock;
-    use crate::fleet::Fleet;
-    use crate::learn::{Knobs, Learner};
-    use crate::outcome::Outcome;
-    use crate::request::RequestShape;
-
-    const OK: Outcome = Outcome::Completed { status: 200 };
-
-    /// A balancer that remembers.
-    struct Scene {
-        balancer: Arc<Balancer>,
-        decisions: Arc<Decisions>,
-        scratch: Scratch,
-    }
-
-    impl Scene {
-        fn new(nodes: u32, policy: &str) -> Scene {
-            let specs = (0..nodes).map(|i| NodeSpec::new(format!("http://h:1/{i}")).named(format!("n{i}")));
-            let fleet = specs.fold(Fleet::default(), |fleet, spec| fleet.with(spec).expect("free"));
-            let decisions = Arc::new(Decisions::default());
-            let observers = vec![Arc::clone(&decisions) as Arc<dyn Observer>];
-            let policy = PolicyId::named(policy).expect("known");
-            let balancer = Arc::new(Balancer::new(fleet, policy, Clock::manual(), observers));
-            Scene { balancer, decisions, scratch: Scratch::with_seed(1) }
-        }
-
-        fn decide(&mut self, at_s: f64) -> Ticket {
-            let (now, shape) = (Time::from_secs_f64(at_s), RequestShape::default());
-            match self.balancer.decide(now, &shape, &[], &mut self.scratch) {
-                Verdict::Go(ticket) => ticket,
-                other => panic!("{other:?}"),
-            }
-        }
-
-        /// Lets node `i` answer in `services[i]` seconds for 20 seconds, and whoever learns learn of it.
-        fn teach(&mut self, services: &[f64]) {
-            let learned = Arc::clone(self.balancer.learned());
-            let mut learner = Learner::new(learned);
-            let mut rng = fastrand::Rng::with_seed(3);
-            for tick in 0..40 {
-                let at_s = f64::from(tick) * 0.5;
-                for _ in 0..10 * services.len() {
-                    let ticket = self.decide(at_s);
-                    let service: f64 = services[ticket.node().slot as usize];
-                    let ended = Time::from_secs_f64(at_s + service * (0.8 + 0.4 * rng.f64()));
-                    let sample = ticket.finish(ended, OK);
-                    learner.observe(ended, &sample).expect("a label");
-                }
-                learner.refit(Time::from_secs_f64(at_s));
-            }
-        }
-    }
-
-    fn named(name: &str) -> PolicyId {
-        PolicyId::named(name).expect("known")
-    }
-
-    #[test]
-    fn a_hundred_a_second_are_remembered_whatever_the_load_and_each_learns_what_came_of_it() {
-        let mut scene = Scene::new(3, "round-robin");
-        for millis in 0..1_000 {
-            let at_s = f64::from(millis) / 1e3;
-            for _ in 0..5 {
-                let ticket = scene.decide(at_s);
-                ticket.finish(Time::from_secs_f64(at_s + 0.25), OK);
-            }
-        }
-        let seen = scene.decisions.latest(usize::MAX);
-        assert_eq!(seen.len(), 100);
-        assert!(seen.windows(2).all(|pair| pair[0].number == pair[1].number + 1), "newest first");
-        for one in &seen {
-            let total = one.ended.get().expect("it ended").total;
-            assert!((total.as_secs_f64() - 0.25).abs() < 1e-5, "{total:?}");
-            assert_eq!((one.contenders.len(), one.candidates, one.chosen), (3, 3, 0));
-            assert_eq!(one.contenders[0].why, Why::Sure);
-            assert_eq!(one.contenders[1].why, Why::Passed);
-        }
-        assert_eq!(scene.decisions.latest(2).len(), 2);
-    }
-
-    #[test]
-    fn the_ring_is_bounded_and_an_outcome_that_comes_too_late_changes_nothing() {
-        let mut scene = Scene::new(2, "least-connections");
-        let late = scene.decide(0.0);
-        for i in 1..=DECISIONS_MAX as u32 {
-            scene.decide(f64::from(i));
-        }
-        late.finish(Time::from_secs_f64(2_000.0), Outcome::Completed { status: 418 });
-        let seen = scene.decisions.latest(usize::MAX);
-        assert_eq!((seen.len(), seen.last().map(|oldest| oldest.number)), (DECISIONS_MAX, Some(2)));
-        assert!(
-            seen.iter().all(|one| one.ended.get().is_some_and(|end| end.outcome != Outcome::Completed { status: 418 }))
-        );
-    }
-
-    #[test]
-    fn every_explored_decision_is_remembered_with_what_was_better() {
-        let mut scene = Scene::new(4, "random");
-        scene.teach(&[0.05, 0.3, 0.3, 0.3]);
-        scene.balancer.set_policy(named("adaptive"));
-        scene.balancer.learned().set_knobs(Knobs { explore: 0.2, ..Knobs::default() });
-        let before = scene.decisions.count.load(Ordering::Relaxed);
-        let mut off_best = 0;
-        for _ in 0..400 {
-            // All at one time: at most one of them is remembered without having been explored.
-            let ticket = scene.decide(20.0);
-            off_best += u64::from(ticket.node().spec.name != "n0");
-            ticket.finish(Time::from_secs_f64(20.01), OK);
-        }
-        let seen = scene.decisions.latest(400);
-        let explored: Vec<_> = seen.iter().filter(|one| one.contenders[one.chosen].why == Why::Explored).collect();
-        assert!(off_best > 0);
-        assert_eq!(explored.len() as u64, off_best);
-        assert!(scene.decisions.count.load(Ordering::Relaxed) - before <= off_best + 1);
-        for one in explored {
-            assert_eq!(one.preferred.as_ref().map(|node| node.name.as_str()), Some("n0"));
-            let (best, own) = (&one.contenders[0], &one.contenders[one.chosen]);
-            assert_eq!((best.node.name.as_str(), best.why), ("n0", Why::LeastScore));
-            let score = |contender: &Contender| contender.assessment.expect("a model").score;
-            assert!(score(best) < score(own) && own.probability < best.probability);
-        }
-    }
-
-    #[test]
-    fn a_remembered_decision_of_the_model_says_what_least_connections_would_have_cost() {
-        let mut scene = Scene::new(2, "random");
-        scene.teach(&[0.05, 0.5]);
-        scene.balancer.set_policy(named("least-connections"));
-        scene.decide(20.0);
-        assert_eq!(scene.decisions.latest(1)[0].against, None, "its own decision");
-        scene.balancer.set_policy(named("adaptive"));
-        scene.balancer.learned().set_knobs(Knobs { explore: 0.0, ..Knobs::default() });
-        let before = scene.decisions.against();
-        assert_eq!(before, AgainstSum::default());
-        // Both are idle: the plain policy would toss a coin, the model knows which is ten times faster.
-        scene.decide(20.5);
-        let against = scene.decisions.latest(1)[0].against.expect("compared");
-        assert!((0.02..0.1).contains(&against.chosen_s), "{against:?}");
-        assert!((against.plain_s / against.chosen_s - 5.5).abs() < 1.5, "{against:?}");
-        let sum = scene.decisions.against();
-        assert_eq!(sum.decisions, 1);
-        assert!((sum.plain_s - against.plain_s).abs() < 1e-5 && (sum.chosen_s - against.chosen_s).abs() < 1e-5);
-    }
-
-    #[test]
-    fn a_decision_that_is_not_remembered_allocates_nothing() {
-        let mut scene = Scene::new(8, "random");
-        scene.teach(&[0.1; 8]);
-        scene.balancer.set_policy(named("adaptive"));
-        scene.balancer.learned().set_knobs(Knobs { explore: 0.0, ..Knobs::default() });
-        scene.decide(20.0);
-        let before = scene.decisions.count.load(Ordering::Relaxed);
-        let used = allocation_counter::measure(|| (0..100).for_each(|_| drop(scene.decide(20.0))));
-        assert_eq!((used.count_total, scene.decisions.count.load(Ordering::Relaxed)), (0, before));
-    }
-
-    #[test]
-    fn the_reason_names_policy_fallback_and_ties() {
-        let learned = Learned::default();
-        let why = |policy: &str, probabilities: &[f64], at: usize| {
-            Reasons::of(named(policy), &learned, Time::ZERO, probabilities, &[]).why(at)
-        };
-        assert_eq!(why("random", &[1.0], 0), Why::Only);
-        assert_eq!(why("random", &[0.75, 0.25], 1), Why::Drawn);
-        assert_eq!(why("least-connections", &[0.5, 0.0, 0.5], 2), Why::Equal);
-        assert_eq!(why("least-connections", &[0.5, 0.0, 0.5], 1), Why::Passed);
-        assert_eq!(why("ip-hash", &[0.0, 1.0], 1), Why::Sure);
-        assert_eq!(why("adaptive", &[0.5, 0.5], 0), Why::Fallback(Some(Fallback::Missing)));
-        let mut scene = Scene::new(2, "random");
-        scene.teach(&[0.1, 0.1]);
-        let learned = Arc::clone(scene.balancer.learned());
-        learned.set_knobs(Knobs { explore: 0.0, ..Knobs::default() });
-        let fleet = scene.balancer.fleet();
-        let candidates = scene.balancer.dry_run(Time::from_secs_f64(20.0), &RequestShape::default(), None).candidates;
-        let shape = RequestShape::default();
-        let context = Context { now: Time::from_secs_f64(20.0), shape: &shape, fleet: &fleet, candidates: &candidates };
-        let (tied, _) = contenders(&context, named("adaptive"), &learned, &[0.5, 0.5], None);
-        assert!(tied.iter().all(|contender| contender.why == Why::Tie), "{tied:?}");
-    }
-
-    #[test]
-    fn of_a_large_fleet_the_likeliest_are_kept_and_the_chosen_one_with_them() {
-        let mut scene = Scene::new(100, "random");
-        for i in 0..50 {
-            let ticket = scene.decide(f64::from(i));
-            let seen = &scene.decisions.latest(1)[0];
-            assert_eq!((seen.candidates, seen.contenders.len()), (100, CANDIDATES_MAX));
-            assert_eq!(seen.contenders[seen.chosen].node.name, ticket.node().spec.name);
-            assert_eq!(seen.contenders[seen.chosen].probability, ticket.decision().propensity);
-        }
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
 //! The `bellwether` binary: arguments in, exit code out. What a verb does is in the library's `cli`.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IsTerminal};
 use std::process::ExitCode;
 
 use bellwether::cli::{Cli, Exit, Process, Screen};
@@ -17,7 +17,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let process = Process { env: Env::of_process(), start_log: logging::init };
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
-    let mut screen = Screen { out: &mut out, err: &mut err };
+    let terminal = out.is_terminal();
+    let mut screen = Screen { out: &mut out, err: &mut err, terminal };
     let exit = match cli.execute(process, &mut screen) {
         Ok(exit) => exit,
         // Whoever read our output has seen enough.

@@ -1,5 +1,7 @@
 //! The admin API from outside: every route, every kind of refusal, and the bounds of its listener.
 
+#[path = "admin/decisions.rs"]
+mod decisions;
 #[path = "admin/live.rs"]
 mod live;
 #[path = "admin/model.rs"]
@@ -130,6 +132,7 @@ async fn the_document_lists_every_route_and_every_reference_in_it_leads_somewher
         ("/api/v1/model/reset", vec!["POST"]),
         ("/api/v1/model/snapshot", vec!["POST"]),
         ("/api/v1/decisions", vec!["GET"]),
+        ("/api/v1/decisions/stream", vec!["GET"]),
         ("/api/v1/explain", vec!["POST"]),
         ("/api/v1/live", vec!["GET"]),
     ]
@@ -158,6 +161,7 @@ async fn what_is_listed_is_there_and_what_is_not_listed_is_not() {
             let router = admin::router(app_with(&["a"]));
             // A stream would go on for minutes.
             let place = path.replace("{name}", "a").replace("v1/live", "v1/live?events=1");
+            let place = place.replace("decisions/stream", "decisions/stream?events=0");
             let answer = call(&router, method.as_str(), &place, None).await;
             if methods.contains(&method.to_string()) {
                 assert!(![404, 405].contains(&answer.status.as_u16()), "{method} {path}: {}", answer.text);

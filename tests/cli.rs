@@ -2,6 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+#[path = "cli/doctor.rs"]
+mod doctor;
+#[path = "cli/manual.rs"]
+mod manual;
+#[path = "cli/node.rs"]
+mod node;
+#[path = "cli/watching.rs"]
+mod watching;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

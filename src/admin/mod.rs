@@ -8,6 +8,7 @@
 mod dashboard;
 mod decisions;
 mod drain;
+mod events;
 mod guard;
 mod learned;
 mod live;
@@ -35,6 +36,7 @@ pub use plain::span;
 pub use problem::{PROBLEM_JSON, Problem};
 pub use serve::{Bounds, serve, serve_within};
 
+use self::decisions::stream::StreamTally;
 use self::live::{HistoryView, Live};
 use crate::app::App;
 
@@ -52,7 +54,7 @@ struct Document(Arc<str>);
         description = "Look at and change a running proxy. Errors are problems (RFC 9457). Reading needs a token with the \
                    role read, everything else one with operate; on loopback without configured tokens nothing does."
     ),
-    components(schemas(HistoryView))
+    components(schemas(HistoryView, StreamTally))
 )]
 struct Head;
 
@@ -79,7 +81,8 @@ fn router_with(app: Arc<App>, live: Arc<Live>) -> Router {
         .routes(routes!(model::reset))
         .routes(routes!(model::snapshot))
         .routes(routes!(decisions::list))
-        .routes(routes!(decisions::explain))
+        .routes(routes!(decisions::explain::explain))
+        .routes(routes!(decisions::stream::stream))
         .routes(routes!(live::stream))
         .split_for_parts();
     if let Some(components) = &mut document.components {

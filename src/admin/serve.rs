@@ -24,8 +24,9 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower_service::Service;
 
+use super::events::Ending;
 use super::guard::Peer;
-use super::live::{Ending, Live};
+use super::live::Live;
 use super::problem::Problem;
 use crate::app::App;
 

@@ -9,12 +9,16 @@ mod advise;
 mod check;
 mod config;
 pub mod demo;
+mod doctor;
 mod explain;
+mod manual;
 mod model;
 mod remote;
 mod run;
 mod settings;
 pub mod simulate;
+mod tap;
+mod top;
 mod train;
 
 use std::fmt::Display;
@@ -37,6 +41,8 @@ Examples:
   bellwether config print --config bellwether.toml
   bellwether model show
   bellwether explain --streaming --prompt-tokens 1200
+  bellwether top
+  bellwether doctor --config bellwether.toml
 
 Every key of the configuration can be set by environment: timeouts.first_byte is BELLWETHER_TIMEOUTS_FIRST_BYTE.
 A flag counts before the environment, that before the file, that before the default.
@@ -64,6 +70,11 @@ enum Verb {
     Config(config::Config),
     Model(model::Model),
     Explain(explain::Explain),
+    Top(top::Top),
+    Tap(tap::Tap),
+    Doctor(doctor::Doctor),
+    Completions(manual::Completions),
+    Man(manual::Man),
 }
 
 impl Cli {
@@ -82,6 +93,11 @@ impl Cli {
             Verb::Config(config) => config.execute(process.env, screen),
             Verb::Model(model) => model.execute(&process.env, screen),
             Verb::Explain(explain) => explain.execute(&process.env, screen),
+            Verb::Top(top) => top.execute(&process.env, screen),
+            Verb::Tap(tap) => tap.execute(&process.env, screen),
+            Verb::Doctor(doctor) => doctor.execute(process.env, screen),
+            Verb::Completions(completions) => completions.execute(screen),
+            Verb::Man(man) => man.execute(screen),
         }
     }
 }
@@ -130,6 +146,8 @@ pub struct Screen<'a> {
     pub out: &'a mut dyn Write,
     /// Everything else.
     pub err: &'a mut dyn Write,
+    /// Whether `out` is a terminal, on which a verb may draw.
+    pub terminal: bool,
 }
 
 impl Screen<'_> {

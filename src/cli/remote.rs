@@ -4,14 +4,16 @@
 //! be a large dependency for a few small questions to a known address. What cannot be had is said with what to do
 //! about it. Tokens come from the environment or a file and are never shown.
 
+mod watch;
+
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use http::{Method, Request, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use secrecy::{ExposeSecret, SecretString};
@@ -20,6 +22,8 @@ use tokio::net::TcpStream;
 
 use super::{Exit, Screen};
 use crate::config::{Env, Settings};
+
+pub(super) use watch::WatchError;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -68,7 +72,7 @@ pub(super) enum RemoteError {
         source: io::Error,
     },
     /// Somebody does, but not in time.
-    #[error("http://{0} did not answer within {PATIENCE:?}")]
+    #[error("http://{0} did not answer in time")]
     Slow(String),
     /// What came is not what the admin API says.
     #[error("what answers at http://{address} is not the admin API of bellwether: {what}")]
@@ -98,8 +102,19 @@ impl RemoteError {
     }
 }
 
-/// A running proxy.
+/// An answer of whatever kind.
 #[derive(Debug)]
+pub(super) struct Look {
+    /// Its status.
+    pub(super) status: StatusCode,
+    /// What its sender's clock says.
+    pub(super) date: Option<SystemTime>,
+    /// Its body.
+    pub(super) body: Bytes,
+}
+
+/// A running proxy, or another server that is asked the same way.
+#[derive(Clone, Debug)]
 pub(super) struct Remote {
     address: String,
     token: Option<SecretString>,
@@ -163,8 +178,42 @@ impl Remote {
         })
     }
 
+    /// What a GET brings, within a task.
+    ///
+    /// # Errors
+    /// Nobody answers, or with a refusal.
+    pub(super) async fn get(&self, path: &str) -> Result<Value, RemoteError> {
+        let asked = tokio::time::timeout(PATIENCE, self.exchange(Method::GET, path, None));
+        asked.await.map_err(|_| RemoteError::Slow(self.address.clone()))?
+    }
+
+    /// A server at `address` that wants no token.
+    pub(super) fn at(address: impl Into<String>) -> Remote {
+        Remote { address: address.into(), token: None }
+    }
+
+    /// What a GET brings, whatever the status, within `patience` and `bytes_max`.
+    ///
+    /// # Errors
+    /// Nobody answers HTTP there.
+    pub(super) async fn look(&self, path: &str, patience: Duration, bytes_max: usize) -> Result<Look, RemoteError> {
+        let looking = async {
+            let response = self.send(Method::GET, path, None).await?;
+            let (head, body) = response.into_parts();
+            let date = head.headers.get(header::DATE).and_then(|date| date.to_str().ok());
+            let body = Limited::new(body, bytes_max).collect().await;
+            let body = body.map_err(|error| self.stranger(error.to_string()))?.to_bytes();
+            Ok(Look { status: head.status, date: date.and_then(|date| httpdate::parse_http_date(date).ok()), body })
+        };
+        tokio::time::timeout(patience, looking).await.map_err(|_| RemoteError::Slow(self.address.clone()))?
+    }
+
     async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, RemoteError> {
-        let stranger = |what: String| RemoteError::Stranger { address: self.address.clone(), what };
+        self.json(self.send(method, path, body).await?).await
+    }
+
+    /// Sends a request and waits for the response head.
+    async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response<Incoming>, RemoteError> {
         let unreachable = |source| RemoteError::Unreachable { address: self.address.clone(), source };
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.address);
         if body.is_some() {
@@ -175,25 +224,33 @@ impl Remote {
         }
         let body = Full::new(Bytes::from(body.map(Value::to_string).unwrap_or_default()));
         let request = request.body(body).map_err(|error| RemoteError::Usage(error.to_string()))?;
-
         let stream = TcpStream::connect(&self.address).await.map_err(unreachable)?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| stranger(error.to_string()))?;
-        let answer = async {
-            let response = sender.send_request(request).await.map_err(|error| stranger(error.to_string()))?;
-            let (head, body) = response.into_parts();
-            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-            Ok((head.status, body.map_err(|error| stranger(error.to_string()))?.to_bytes()))
-        };
+        let stranger = |error: hyper::Error| self.stranger(error.to_string());
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(stranger)?;
         // The connection ends with the runtime; that it broke shows in the answer.
         tokio::spawn(connection);
-        let (status, bytes) = answer.await?;
+        sender.send_request(request).await.map_err(stranger)
+    }
+
+    /// The answer, if it is one.
+    async fn json(&self, response: Response<Incoming>) -> Result<Value, RemoteError> {
+        let status = response.status();
+        let bytes = self.text(response).await?;
         let json: Result<Value, _> = serde_json::from_slice(&bytes);
         match json {
             Ok(json) if status.is_success() => Ok(json),
             Ok(problem) if problem["detail"].is_string() => Err(refused(status, &problem)),
-            _ => Err(stranger(format!("{status}, and no JSON"))),
+            _ => Err(self.stranger(format!("{status}, and no JSON"))),
         }
+    }
+
+    async fn text(&self, response: Response<Incoming>) -> Result<Bytes, RemoteError> {
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        Ok(body.map_err(|error| self.stranger(error.to_string()))?.to_bytes())
+    }
+
+    fn stranger(&self, what: String) -> RemoteError {
+        RemoteError::Stranger { address: self.address.clone(), what }
     }
 }
 

@@ -41,19 +41,7 @@ impl fmt::Display for Changed {
 
 /// Every setting that differs, by key; empty for equal settings.
 pub fn changes(old: &Settings, new: &Settings) -> Vec<Changed> {
-    let (before, after) = (flat(old), flat(new));
-    let mut keys: Vec<&String> = before.keys().chain(after.keys()).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    let differing = keys.into_iter().filter(|key| before.get(*key) != after.get(*key));
-    let mut found: Vec<Changed> = differing
-        .map(|key| Changed {
-            key: key.clone(),
-            from: before.get(key).cloned(),
-            to: after.get(key).cloned(),
-            restart: RESTART.contains(&key.as_str()),
-        })
-        .collect();
+    let mut found = changes_shown(old.to_json(), new.to_json());
     if !same_tokens(&old.admin.tokens, &new.admin.tokens) {
         found.push(Changed { key: "admin.token".to_owned(), from: None, to: None, restart: false });
     }
@@ -66,8 +54,26 @@ pub fn changes(old: &Settings, new: &Settings) -> Vec<Changed> {
     found
 }
 
+/// The same of settings as [`Settings::to_json`] shows them, which may be another process's. Tokens are left out: they
+/// are not shown.
+pub fn changes_shown(old: Json, new: Json) -> Vec<Changed> {
+    let (before, after) = (flat(old), flat(new));
+    let mut keys: Vec<&String> = before.keys().chain(after.keys()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let differing = keys.into_iter().filter(|key| before.get(*key) != after.get(*key));
+    differing
+        .map(|key| Changed {
+            key: key.clone(),
+            from: before.get(key).cloned(),
+            to: after.get(key).cloned(),
+            restart: RESTART.contains(&key.as_str()),
+        })
+        .collect()
+}
+
 /// Path to value, without tokens.
-fn flat(settings: &Settings) -> BTreeMap<String, Json> {
+fn flat(mut shown: Json) -> BTreeMap<String, Json> {
     fn collect(path: &str, json: Json, out: &mut BTreeMap<String, Json>) {
         match json {
             Json::Object(map) => {
@@ -86,10 +92,11 @@ fn flat(settings: &Settings) -> BTreeMap<String, Json> {
             leaf => drop(out.insert(path.to_owned(), leaf)),
         }
     }
-    let mut raw = settings.to_raw();
-    raw.admin.tokens.clear();
+    if let Some(admin) = shown.get_mut("admin").and_then(Json::as_object_mut) {
+        admin.remove("token");
+    }
     let mut out = BTreeMap::new();
-    collect("", serde_json::to_value(raw).unwrap_or_default(), &mut out);
+    collect("", shown, &mut out);
     out
 }
 

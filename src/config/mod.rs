@@ -27,7 +27,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-pub use changes::{Changed, changes};
+pub use changes::{Changed, changes, changes_shown};
 pub use checked::{
     Adaptive, Admin, Forward, Health, Limits, Log, LogFormat, Priority, QueueSettings, RateKey, RateLimit, Retry, Role,
     Route, Settings, Timeouts, Token,

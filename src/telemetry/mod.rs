@@ -235,6 +235,7 @@ impl Telemetry {
         let gauge = |name, value: Option<f64>| value.into_iter().for_each(|value| self.registry.gauge(name).set(value));
         gauge(series::RESIDENT_BYTES, process.resident_bytes);
         gauge(series::OPEN_FDS, process.open_fds);
+        gauge(series::MAX_FDS, process.max_fds);
         let mut own = self.registry.render();
         for histogram in [&self.fit_seconds, &self.prediction_error, &self.queue_wait] {
             histogram.render(None, &mut own);

@@ -10,6 +10,8 @@ pub(super) struct Process {
     pub(super) resident_bytes: Option<f64>,
     /// Open file descriptors.
     pub(super) open_fds: Option<f64>,
+    /// How many it may have.
+    pub(super) max_fds: Option<f64>,
     /// User and system time since the start, in whole hundredths of a second.
     pub(super) cpu_s: Option<f64>,
 }
@@ -24,6 +26,7 @@ impl Process {
         Process {
             resident_bytes: file("status").as_deref().and_then(resident_bytes),
             open_fds: std::fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as f64),
+            max_fds: file("limits").as_deref().and_then(max_fds),
             cpu_s: file("stat").as_deref().and_then(cpu_s),
         }
     }
@@ -33,6 +36,12 @@ fn resident_bytes(status: &str) -> Option<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024.0)
+}
+
+fn max_fds(limits: &str) -> Option<f64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    // The soft limit; `unlimited` is no number.
+    line.split_ascii_whitespace().next()?.parse().ok()
 }
 
 fn cpu_s(stat: &str) -> Option<f64> {
@@ -61,12 +70,20 @@ mod tests {
         assert_eq!(resident_bytes("Name:\tx\n"), None);
     }
 
+    #[test]
+    fn the_soft_limit_counts() {
+        let limits = "Limit   Soft Limit  Hard Limit  Units\nMax open files            1024                 4096                 files\n";
+        assert_eq!(max_fds(limits), Some(1024.0));
+        assert_eq!(max_fds("Max open files  unlimited  unlimited  files\n"), None);
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn this_process_has_memory_and_descriptors() {
         let own = Process::read();
         assert!(own.resident_bytes.is_some_and(|bytes| bytes > 1e5), "{own:?}");
         assert!(own.open_fds.is_some_and(|fds| fds >= 1.0), "{own:?}");
+        assert!(own.max_fds >= own.open_fds, "{own:?}");
         assert!(own.cpu_s.is_some(), "{own:?}");
     }
 }

@@ -68,6 +68,7 @@ pub(super) const TRAINER_RESTARTS: &str = "bellwether_trainer_restarts_total";
 pub(super) const RECORDS_LOST: &str = "bellwether_records_lost_total";
 pub(super) const RESIDENT_BYTES: &str = "process_resident_memory_bytes";
 pub(super) const OPEN_FDS: &str = "process_open_fds";
+pub(super) const MAX_FDS: &str = "process_max_fds";
 pub(super) const CPU_SECONDS: &str = "process_cpu_seconds_total";
 
 /// What each series tells.
@@ -155,6 +156,7 @@ pub(super) const HELP: &[(&str, &str)] = &[
     (RECORDS_LOST, "Samples that could not be recorded: the disk was full or too slow."),
     (RESIDENT_BYTES, "Resident memory of the process."),
     (OPEN_FDS, "Open file descriptors of the process."),
+    (MAX_FDS, "How many file descriptors the process may have open."),
     (CPU_SECONDS, "User and system processor time of the process."),
 ];
 

@@ -9,31 +9,24 @@
 mod history;
 mod view;
 
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::{Extension, State};
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::response::Response;
 use bytes::Bytes;
-use http_body::Frame;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use utoipa::{IntoParams, ToSchema};
 
 use self::history::{EVERY_S, History, Moment};
 use self::view::LiveView;
+use super::events::{Ending, Places, event, respond};
 use super::problem::{Problem, Query};
 use crate::app::App;
 use crate::clock::Time;
-
-/// Streams at once; a person has one or two, a team a handful.
-pub(super) const STREAMS_MAX: usize = 16;
 
 /// Between two events of a stream.
 const EVERY: Duration = Duration::from_secs(1);
@@ -44,34 +37,17 @@ const SHARED_FOR: Duration = Duration::from_millis(500);
 /// Events of a stream at most: five minutes, well below the age that a connection may reach.
 const EVENTS_MAX: u32 = 300;
 
-/// The listener stops: the accept loop puts it into each request, so that a stream does not hold up the stop.
-#[derive(Clone, Debug)]
-pub(super) struct Ending(pub(super) watch::Receiver<bool>);
-
 /// What all streams share.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Live {
-    places: Arc<Semaphore>,
+    /// Shared with the streams of decisions.
+    pub(super) places: Places,
     last: Mutex<Option<(Time, Bytes)>>,
     history: Mutex<History>,
 }
 
-impl Default for Live {
-    fn default() -> Self {
-        let places = Arc::new(Semaphore::new(STREAMS_MAX));
-        Live { places, last: Mutex::default(), history: Mutex::default() }
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// An event in the text format.
-fn event(name: &str, data: &impl Serialize) -> Bytes {
-    // Figures are numbers and strings, which JSON can hold, on one line.
-    let data = serde_json::to_string(data).unwrap_or_default();
-    Bytes::from(format!("event: {name}\ndata: {data}\n\n"))
 }
 
 impl Live {
@@ -136,64 +112,22 @@ pub(super) async fn stream(
         let detail = format!("events: {events} is out of range; allowed: 1 to {EVENTS_MAX}");
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
     }
-    let Ok(place) = Arc::clone(&live.places).try_acquire_owned() else {
-        let detail = format!("{STREAMS_MAX} streams are open, which is the most: close another dashboard");
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
-    };
-    let (sender, receiver) = mpsc::channel(1);
+    let place = live.places.take()?;
     let ending = ending.map(|Extension(ending)| ending);
-    tokio::spawn(feed(app, live, sender, place, ending, events));
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ];
-    Ok((headers, Body::new(Events(receiver))).into_response())
+    Ok(respond(place, ending, 1, |sender| feed(app, live, sender, events)))
 }
 
-/// Fills one stream until it was enough, the reader is gone, or the listener stops.
-async fn feed(
-    app: Arc<App>,
-    live: Arc<Live>,
-    sender: mpsc::Sender<Bytes>,
-    _place: OwnedSemaphorePermit,
-    ending: Option<Ending>,
-    events: u32,
-) {
-    let stopping = async {
-        match ending {
-            // An error means that nobody can stop it any more, which is a stop too.
-            Some(Ending(mut stopping)) => drop(stopping.wait_for(|stopping| *stopping).await),
-            None => std::future::pending().await,
-        }
-    };
-    let feeding = async {
-        if sender.send(live.past()).await.is_err() {
-            return;
-        }
-        let mut ticks = interval(EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for _ in 0..events {
-            ticks.tick().await;
-            // Made when there is room for it: a slow reader gets fewer events, none of them old.
-            let Ok(room) = sender.reserve().await else { return };
-            room.send(live.event(&app));
-        }
-    };
-    tokio::select! {
-        () = feeding => {}
-        () = stopping => {}
-        () = sender.closed() => {}
+/// Fills one stream until it was enough or the reader is gone.
+async fn feed(app: Arc<App>, live: Arc<Live>, sender: mpsc::Sender<Bytes>, events: u32) {
+    if sender.send(live.past()).await.is_err() {
+        return;
     }
-}
-
-/// The body of a stream.
-struct Events(mpsc::Receiver<Bytes>);
-
-impl http_body::Body for Events {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(cx).map(|event| event.map(|event| Ok(Frame::data(event))))
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for _ in 0..events {
+        ticks.tick().await;
+        // Made when there is room for it: a slow reader gets fewer events, none of them old.
+        let Ok(room) = sender.reserve().await else { return };
+        room.send(live.event(&app));
     }
 }
