@@ -14,6 +14,7 @@
 
 use std::collections::HashSet;
 use std::future::Future;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,6 +54,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Waiter {
+    /// Who names the same model waits for the same nodes.
+    fn group(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.shape.model.hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// Decides its fate; gives it back if it has left already.
     fn meet(&self, fate: Fate) -> Option<Fate> {
         let mut present = lock(&self.fate);
@@ -112,13 +120,16 @@ impl Place {
                 // Every node has said that it is full until then.
                 return Err(self.meanwhile);
             }
-            let pushed = queue.push(now, Terms { deadline, ..terms }, Arc::clone(&self.waiter));
+            let pushed = queue.push(now, Terms { deadline, ..terms }, self.waiter.group(), Arc::clone(&self.waiter));
             waiting.length.store(queue.len(), Ordering::SeqCst);
             match pushed {
                 Ok((position, displaced)) => {
                     self.joined = Some(position);
                     self.deadline = deadline;
-                    displaced.map(|entry| (entry, queue.retry_after(now)))
+                    displaced.map(|entry: Entry<Arc<Waiter>>| {
+                        let pause = queue.retry_after(now, entry.item.group());
+                        (entry, pause)
+                    })
                 }
                 Err((_, turned)) => {
                     let (reason, pause) = match turned {
@@ -163,7 +174,7 @@ impl Place {
         if let Some(answer) = self.answer() {
             return answer;
         }
-        let retry_after = lock(&self.balancer.waiting.queue).retry_after(now);
+        let retry_after = lock(&self.balancer.waiting.queue).retry_after(now, self.waiter.group());
         Err(Rejection { reason: Reason::QueueTimeout, retry_after: Some(retry_after) })
     }
 }
@@ -197,8 +208,7 @@ impl Drop for Place {
         if let (Fate::Waiting(_), Some(position)) = (&fate, self.joined) {
             let waiting = &self.balancer.waiting;
             let mut queue = lock(&waiting.queue);
-            // Nobody is there who could be told of time: the queue's own is as good.
-            drop(queue.remove(Time::ZERO, position));
+            drop(queue.remove(position));
             waiting.length.store(queue.len(), Ordering::SeqCst);
         }
         drop(fate);
@@ -234,14 +244,14 @@ impl Balancer {
         if !self.is_awaited() {
             return;
         }
-        let (late, retry_after) = {
+        let late = {
             let mut queue = lock(&self.waiting.queue);
             let late = queue.expired(now);
             self.waiting.length.store(queue.len(), Ordering::SeqCst);
-            (late, queue.retry_after(now))
+            late
         };
-        for entry in late {
-            let rejection = Rejection { reason: Reason::QueueTimeout, retry_after: Some(retry_after) };
+        for (entry, pause) in late {
+            let rejection = Rejection { reason: Reason::QueueTimeout, retry_after: Some(pause) };
             entry.item.meet(Fate::Refused(rejection));
         }
         self.hand_over(now);
