@@ -61,6 +61,7 @@
 //! [`policy`] says how to add one. [`fleet`]'s ledger explains how an average load costs one atomic addition.
 //! [`learn`] says why the obvious regression loses. `src/proxy/forward.rs` is the life of a request in code.
 
+pub mod address;
 pub mod admin;
 pub mod admission;
 pub mod advise;

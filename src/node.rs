@@ -48,6 +48,8 @@ pub struct NodeSpec {
     pub max_in_flight_tokens: Option<u64>,
     /// Models that it serves; empty means every model.
     pub models: Vec<String>,
+    /// Whether it came by the admin API: then each address that it is connected to must be allowed.
+    pub guarded: bool,
 }
 
 impl NodeSpec {
@@ -63,6 +65,7 @@ impl NodeSpec {
             auto_limit: false,
             max_in_flight_tokens: None,
             models: Vec::new(),
+            guarded: false,
         }
     }
 

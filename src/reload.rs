@@ -121,7 +121,7 @@ impl App {
         let next = Settings {
             listen: former.listen,
             workers: former.workers,
-            admin: Admin { listen: former.admin.listen, ..next.admin },
+            admin: Admin { listen: former.admin.listen.clone(), ..next.admin },
             adaptive: Adaptive {
                 state_dir: former.adaptive.state_dir.clone(),
                 prior: former.adaptive.prior.clone(),
@@ -130,7 +130,7 @@ impl App {
             log: Log { format: former.log.format, ..next.log },
             ..next
         };
-        if next.admin.tokens.is_empty() && !next.admin.listen.ip().is_loopback() {
+        if next.admin.tokens.is_empty() && !next.admin.listen.is_private() {
             return Err(format!("admin.token: needed because the admin API listens on {}", next.admin.listen));
         }
         if let Some(why) = logging::check_level(&next.log.level) {
@@ -335,7 +335,7 @@ mod tests {
         assert_eq!(app.reload("test").unwrap().restart_needed, ["admin.listen", "listen", "workers"]);
         let in_force = app.settings.load();
         let fresh = Settings::default();
-        assert_eq!((in_force.listen, in_force.admin.listen), (fresh.listen, fresh.admin.listen));
+        assert_eq!((in_force.listen, &in_force.admin.listen), (fresh.listen, &fresh.admin.listen));
         assert_eq!(in_force.workers, fresh.workers);
     }
 

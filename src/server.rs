@@ -12,12 +12,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::admin;
+use crate::admin::{self, Door};
 use crate::app::App;
-use crate::config::Settings;
+use crate::config::{AdminListen, Settings};
 use crate::probe;
 use crate::proxy::Proxy;
 use crate::trainer;
@@ -36,13 +35,13 @@ pub enum StartError {
         /// Which listener.
         what: &'static str,
         /// Where.
-        address: SocketAddr,
+        address: String,
         /// Why.
         source: io::Error,
     },
     /// The admin API would be open to everybody.
     #[error("the admin API does not listen on {0} without a token: set [[admin.token]], or listen on loopback")]
-    OpenAdmin(SocketAddr),
+    OpenAdmin(AdminListen),
     /// The settings make no fleet.
     #[error(transparent)]
     Fleet(#[from] crate::fleet::FleetError),
@@ -57,7 +56,7 @@ pub struct Server {
     app: Arc<App>,
     proxy: Proxy,
     control: JoinHandle<()>,
-    admin: SocketAddr,
+    admin: AdminListen,
     end: watch::Sender<bool>,
 }
 
@@ -67,19 +66,18 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn start(settings: Settings) -> Result<Server, StartError> {
-        if !settings.admin.listen.ip().is_loopback() && settings.admin.tokens.is_empty() {
+        if !settings.admin.listen.is_private() && settings.admin.tokens.is_empty() {
             return Err(StartError::OpenAdmin(settings.admin.listen));
         }
         let listener = listen("listen", settings.listen)?;
-        let admin_listener = listen("admin.listen", settings.admin.listen)?;
-        let admin = admin_listener.local_addr().map_err(StartError::Thread)?;
+        let (door, admin) = open_door(&settings.admin.listen)?;
         let app = App::new(settings)?;
         let (end, ending) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let shared = Arc::clone(&app);
         let control = std::thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || runtime.block_on(control(shared, admin_listener, ending)))
+            .spawn(move || runtime.block_on(control(shared, door, ending)))
             .map_err(StartError::Thread)?;
         trainer::start(&app).map_err(StartError::Thread)?;
         let proxy = Proxy::start(&app, listener).map_err(StartError::Thread)?;
@@ -97,8 +95,8 @@ impl Server {
     }
 
     /// Where the admin API listens.
-    pub fn admin_address(&self) -> SocketAddr {
-        self.admin
+    pub fn admin_address(&self) -> &AdminListen {
+        &self.admin
     }
 
     /// Stops gracefully: waits for what runs, at most `drain`, then closes it. Returns whether all finished in time.
@@ -122,22 +120,34 @@ impl Server {
 }
 
 /// Everything that is not the data path.
-async fn control(app: Arc<App>, admin_listener: std::net::TcpListener, mut ending: watch::Receiver<bool>) {
+async fn control(app: Arc<App>, door: Door, mut ending: watch::Receiver<bool>) {
     let mut end = ending.clone();
     let shutdown = async move {
         // An error means that nobody can tell us to end any more, which is an end too.
         let _ = end.wait_for(|end| *end).await;
     };
     let checks = tokio::spawn(probe::watch_fleet(Arc::clone(&app)));
-    let served = match TcpListener::from_std(admin_listener) {
-        Ok(listener) => admin::serve(listener, app, shutdown).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = served {
+    if let Err(error) = admin::serve(door, app, shutdown).await {
         tracing::error!(%error, "the admin API has stopped");
         let _ = ending.wait_for(|end| *end).await;
     }
     checks.abort();
+}
+
+/// Where the admin API is served, and its name there.
+fn open_door(listen_at: &AdminListen) -> Result<(Door, AdminListen), StartError> {
+    let what = "admin.listen";
+    match listen_at {
+        AdminListen::Tcp(address) => {
+            let listener = listen(what, *address)?;
+            let address = listener.local_addr().map_err(StartError::Thread)?;
+            Ok((listener.into(), address.into()))
+        }
+        AdminListen::Unix(path) => {
+            let refused = |source| StartError::Listen { what, address: listen_at.to_string(), source };
+            Ok((Door::at(path).map_err(refused)?, listen_at.clone()))
+        }
+    }
 }
 
 /// A listening socket that can be bound again right after a restart.
@@ -150,5 +160,5 @@ fn listen(what: &'static str, address: SocketAddr) -> Result<std::net::TcpListen
         socket.set_nonblocking(true)?;
         Ok(socket.into())
     };
-    bind().map_err(|source| StartError::Listen { what, address, source })
+    bind().map_err(|source| StartError::Listen { what, address: address.to_string(), source })
 }

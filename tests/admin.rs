@@ -2,6 +2,8 @@
 
 #[path = "admin/decisions.rs"]
 mod decisions;
+#[path = "admin/door.rs"]
+mod door;
 #[path = "admin/live.rs"]
 mod live;
 #[path = "admin/model.rs"]
@@ -28,7 +30,7 @@ use bellwether::policy::PolicyId;
 use bellwether::request::RequestShape;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tower_service::Service;
 
@@ -424,7 +426,7 @@ async fn the_settings_are_shown_without_secrets_and_read_again_on_demand() {
     app.reload.read_with(move || read.lock().expect("not poisoned").clone());
     let problem = post(&router, "/api/v1/reload").await.problem(422);
     assert_eq!(problem["errors"], json!(["x.toml:1:2: one", "x.toml:3:4: two"]));
-    call(&router, "POST", "/api/v1/nodes", Some(json!({ "url": "http://h:1", "name": "by-hand" }))).await.ok();
+    call(&router, "POST", "/api/v1/nodes", Some(json!({ "url": "http://127.0.0.1:1", "name": "by-hand" }))).await.ok();
 
     let mut next = Settings { nodes: vec![NodeSpec::new("http://b:1").named("b")], ..Settings::default() };
     next.admin.tokens = vec![Token { secret: "hunter2".to_owned().into(), role: Role::Read }];
@@ -473,7 +475,7 @@ fn every_change_is_in_the_audit_log_with_who_and_what() {
     tracing::subscriber::with_default(subscriber, || {
         runtime.block_on(async {
             let router = admin::router(app_with(&["a"]));
-            let node = json!({ "url": "http://h:1", "name": "b" });
+            let node = json!({ "url": "http://127.0.0.1:1", "name": "b" });
             call(&router, "POST", "/api/v1/nodes", Some(node)).await.ok();
             call(&router, "PATCH", "/api/v1/nodes/b", Some(json!({ "weight": 3 }))).await.ok();
             post(&router, "/api/v1/nodes/b/drain").await.ok();
@@ -515,11 +517,11 @@ struct Running {
 }
 
 async fn run(app: Arc<App>, bounds: Bounds) -> Running {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async { drop(stopped.await) };
-    let ended = tokio::spawn(admin::serve_within(bounds, listener, app, shutdown));
+    let ended = tokio::spawn(admin::serve_within(bounds, listener.into(), app, shutdown));
     Running { address, stop, ended }
 }
 
@@ -597,8 +599,8 @@ async fn the_stop_does_not_wait_for_those_who_say_nothing() {
 
 #[tokio::test]
 async fn beyond_loopback_nothing_is_served_without_a_token() {
-    let listener = TcpListener::bind("0.0.0.0:0").await.expect("a free port");
-    let refused = admin::serve(listener, app_with(&["a"]), std::future::pending()).await;
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").expect("a free port");
+    let refused = admin::serve(listener.into(), app_with(&["a"]), std::future::pending()).await;
     let error = refused.expect_err("refused");
     assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     assert!(error.to_string().contains("[[admin.token]]"), "{error}");

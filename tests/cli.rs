@@ -8,6 +8,8 @@ mod doctor;
 mod manual;
 #[path = "cli/node.rs"]
 mod node;
+#[path = "cli/socket.rs"]
+mod socket;
 #[path = "cli/watching.rs"]
 mod watching;
 

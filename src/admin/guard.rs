@@ -2,13 +2,14 @@
 //!
 //! Every request passes here before any route is looked up, so that a new route is protected without anybody thinking
 //! of it, and an unknown path tells nothing to strangers. Reading asks for a `read` token, as a dry run
-//! does, anything else for `operate`. Without tokens there is no authentication, which is allowed on loopback only; and there the danger is
+//! does, anything else for `operate`. Without tokens there is no authentication, which is allowed on loopback and on a
+//! socket in the file system only; and there the danger is
 //! the operator's own browser, so the `Host` must be one that no attacker can point at us (DNS rebinding) and a
 //! changing request must not come from another site (`Origin`). There are no sessions, cookies or CORS. The dashboard's
 //! own files are for everybody: a browser cannot send a token when it opens a page, and they tell nothing.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -19,8 +20,11 @@ use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
 
 use super::dashboard;
+use super::door::Peer;
+use super::failures::Failures;
 use super::problem::Problem;
 use crate::app::App;
+use crate::clock::Time;
 use crate::config::{Admin, Role};
 
 const CHALLENGE: &str = "Bearer realm=\"bellwether\"";
@@ -30,23 +34,33 @@ const SCOPE: &str = "Bearer realm=\"bellwether\", error=\"insufficient_scope\"";
 /// A POST because it has a body; it changes nothing, so whoever may read may ask.
 const DRY_RUN: &str = "/api/v1/explain";
 
-/// The client's address; the accept loop puts it into each request.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub SocketAddr);
+/// What the guard knows besides the request.
+#[derive(Clone, Debug)]
+pub(super) struct Gate {
+    app: Arc<App>,
+    failures: Arc<Failures>,
+}
+
+impl Gate {
+    pub(super) fn new(app: &Arc<App>) -> Gate {
+        Gate { app: Arc::clone(app), failures: Arc::default() }
+    }
+}
 
 /// Who asks, for the audit log.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     /// Index of the token in the configuration; `None` where nobody needs one.
     token: Option<usize>,
-    peer: Option<SocketAddr>,
+    peer: Option<Peer>,
 }
 
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.token {
-            Some(index) => write!(f, "admin.token[{index}]")?,
-            None => f.write_str("anybody on loopback")?,
+        match (self.token, self.peer) {
+            (Some(index), _) => write!(f, "admin.token[{index}]")?,
+            (None, Some(Peer::User(_))) => f.write_str("whoever may open the socket")?,
+            (None, _) => f.write_str("anybody on loopback")?,
         }
         match self.peer {
             Some(peer) => write!(f, " from {peer}"),
@@ -56,23 +70,30 @@ impl fmt::Display for Caller {
 }
 
 /// The middleware.
-pub(super) async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let settings = app.settings.load_full();
-    match admit(&settings.admin, &request) {
+pub(super) async fn guard(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
+    let settings = gate.app.settings.load_full();
+    let tries = Tries { failures: &gate.failures, now: gate.app.clock.now() };
+    match admit(&settings.admin, &tries, &request) {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
         Err(problem) => {
-            let peer = request.extensions().get::<Peer>().map(|peer| tracing::field::display(peer.0));
+            let peer = request.extensions().get::<Peer>().map(tracing::field::display);
             tracing::debug!(peer, status = problem.status(), "admin request refused");
             problem.into_response()
         }
     }
 }
 
-fn admit(admin: &Admin, request: &Request) -> Result<Caller, Problem> {
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+/// Who has tried wrong tokens, as of now.
+struct Tries<'a> {
+    failures: &'a Failures,
+    now: Time,
+}
+
+fn admit(admin: &Admin, tries: &Tries<'_>, request: &Request) -> Result<Caller, Problem> {
+    let peer = request.extensions().get::<Peer>().copied();
     let path = request.uri().path();
     if matches!(path, "/livez" | "/readyz") {
         return Ok(Caller { token: None, peer });
@@ -88,20 +109,30 @@ fn admit(admin: &Admin, request: &Request) -> Result<Caller, Problem> {
     if path == "/metrics" && admin.metrics_public && reads {
         return Ok(Caller { token: None, peer });
     }
-    if admin.tokens.is_empty() && admin.listen.ip().is_loopback() {
+    if admin.tokens.is_empty() && admin.listen.is_private() {
         return Ok(Caller { token: None, peer });
     }
     let needed = if reads || path == DRY_RUN { Role::Read } else { Role::Operate };
-    let token = authenticate(admin, request.headers(), needed)?;
+    let token = authenticate(admin, tries, peer, request.headers(), needed)?;
     Ok(Caller { token: Some(token), peer })
 }
 
 /// The index of the token that the request carries, if that allows `needed`.
-fn authenticate(admin: &Admin, headers: &HeaderMap, needed: Role) -> Result<usize, Problem> {
+fn authenticate(
+    admin: &Admin,
+    tries: &Tries<'_>,
+    peer: Option<Peer>,
+    headers: &HeaderMap,
+    needed: Role,
+) -> Result<usize, Problem> {
     let Some(given) = headers.get(header::AUTHORIZATION) else {
         let detail = "this needs a bearer token: Authorization: Bearer TOKEN";
         return Err(Problem::new(StatusCode::UNAUTHORIZED, detail).challenge(CHALLENGE));
     };
+    if let Some(wait) = tries.failures.wait(tries.now, peer) {
+        let detail = "too many wrong tokens came from there; none is looked at for a while";
+        return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(wait));
+    }
     let bearer = given.as_bytes().split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
     // All tokens are compared in full whichever matches. That the lengths differ may show; what is in them may not.
     let mut found = None;
@@ -119,6 +150,9 @@ fn authenticate(admin: &Admin, headers: &HeaderMap, needed: Role) -> Result<usiz
             Err(Problem::new(StatusCode::FORBIDDEN, detail).challenge(SCOPE))
         }
         None => {
+            tries.failures.count(tries.now, peer);
+            let from = peer.as_ref().map(tracing::field::display);
+            tracing::warn!(target: "bellwether::audit", peer = from, "a wrong token was tried");
             Err(Problem::new(StatusCode::UNAUTHORIZED, "this is not a token that is known here").challenge(INVALID))
         }
     }
@@ -180,6 +214,10 @@ mod tests {
         Admin { tokens, ..Settings::default().admin }
     }
 
+    fn judged(admin: &Admin, request: &Request) -> Result<Caller, Problem> {
+        admit(admin, &Tries { failures: &Failures::default(), now: Time::ZERO }, request)
+    }
+
     fn request(method: &str, path: &str, headers: &[(&str, &str)]) -> Request {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
@@ -191,7 +229,7 @@ mod tests {
     fn status(admin: &Admin, method: &str, path: &str, headers: &[(&str, &str)]) -> u16 {
         let local = [("host", "localhost:8081")];
         let all: Vec<_> = local.iter().chain(headers).copied().collect();
-        admit(admin, &request(method, path, &all)).map_or_else(|problem| problem.status(), |_| 200)
+        judged(admin, &request(method, path, &all)).map_or_else(|problem| problem.status(), |_| 200)
     }
 
     #[test]
@@ -251,7 +289,7 @@ mod tests {
         admin.hosts = vec!["gate.internal".to_owned()];
         let host = |host| {
             let request = request("GET", "/api/v1/nodes", &[("host", host)]);
-            admit(&admin, &request).map_or_else(|problem| problem.status(), |_| 200)
+            judged(&admin, &request).map_or_else(|problem| problem.status(), |_| 200)
         };
         for own in ["localhost", "LOCALHOST:1", "127.0.0.1:8081", "10.1.2.3", "[::1]:8081", "gate.internal:8081"] {
             assert_eq!(host(own), 200, "{own}");
@@ -260,10 +298,10 @@ mod tests {
             assert_eq!(host(other), 421, "{other}");
         }
         let twice = request("GET", "/metrics", &[("host", "localhost"), ("host", "evil")]);
-        assert_eq!(admit(&admin, &twice).unwrap_err().status(), 400);
-        assert_eq!(admit(&admin, &request("GET", "/metrics", &[])).unwrap_err().status(), 400);
+        assert_eq!(judged(&admin, &twice).unwrap_err().status(), 400);
+        assert_eq!(judged(&admin, &request("GET", "/metrics", &[])).unwrap_err().status(), 400);
         let absolute = request("GET", "http://evil.example/metrics", &[("host", "localhost")]);
-        assert_eq!(admit(&admin, &absolute).unwrap_err().status(), 421);
+        assert_eq!(judged(&admin, &absolute).unwrap_err().status(), 421);
     }
 
     #[test]
@@ -287,7 +325,28 @@ mod tests {
         let admin = admin(&[("other", Role::Read), ("hunter2", Role::Operate)]);
         let headers = [("host", "localhost"), ("authorization", "Bearer hunter2")];
         let mut request = request("PUT", "/api/v1/policy", &headers);
-        request.extensions_mut().insert(Peer("127.0.0.1:5".parse().unwrap()));
-        assert_eq!(admit(&admin, &request).unwrap().to_string(), "admin.token[1] from 127.0.0.1:5");
+        request.extensions_mut().insert(Peer::Address("127.0.0.1:5".parse().unwrap()));
+        assert_eq!(judged(&admin, &request).unwrap().to_string(), "admin.token[1] from 127.0.0.1:5");
+    }
+
+    #[test]
+    fn who_guesses_is_not_even_listened_to() {
+        let admin = admin(&[("hunter2", Role::Operate)]);
+        let failures = Failures::default();
+        let from = |peer: &str, token: &str, now| {
+            let headers = [("host", "localhost"), ("authorization", token)];
+            let mut request = request("GET", "/api/v1/nodes", &headers);
+            request.extensions_mut().insert(Peer::Address(peer.parse().unwrap()));
+            let tries = Tries { failures: &failures, now: Time::from_secs_f64(now) };
+            admit(&admin, &tries, &request).map_or_else(|problem| problem.status(), |_| 200)
+        };
+        for _ in 0..10 {
+            assert_eq!(from("192.0.2.1:1", "Bearer hunter1", 1.0), 401);
+        }
+        for token in ["Bearer hunter1", "Bearer hunter2"] {
+            assert_eq!(from("192.0.2.1:2", token, 1.0), 429, "a right token would show by being let in");
+        }
+        assert_eq!(from("192.0.2.2:1", "Bearer hunter2", 1.0), 200);
+        assert_eq!(from("192.0.2.1:1", "Bearer hunter2", 7.0), 200);
     }
 }

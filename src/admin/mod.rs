@@ -7,8 +7,10 @@
 
 mod dashboard;
 mod decisions;
+mod door;
 mod drain;
 mod events;
+mod failures;
 mod guard;
 mod learned;
 mod live;
@@ -31,12 +33,13 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, Secur
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub use guard::Peer;
+pub use door::{Door, Peer};
 pub use plain::span;
 pub use problem::{PROBLEM_JSON, Problem};
 pub use serve::{Bounds, serve, serve_within};
 
 use self::decisions::stream::StreamTally;
+use self::guard::Gate;
 use self::live::{HistoryView, Live};
 use crate::app::App;
 
@@ -52,7 +55,7 @@ struct Document(Arc<str>);
     info(
         title = "Bellwether admin API",
         description = "Look at and change a running proxy. Errors are problems (RFC 9457). Reading needs a token with the \
-                   role read, everything else one with operate; on loopback without configured tokens nothing does."
+                   role read, everything else one with operate; on loopback or a socket without configured tokens nothing does."
     ),
     components(schemas(HistoryView, StreamTally))
 )]
@@ -96,7 +99,7 @@ fn router_with(app: Arc<App>, live: Arc<Live>) -> Router {
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(Extension(document))
         .layer(Extension(live))
-        .layer(from_fn_with_state(Arc::clone(&app), guard::guard))
+        .layer(from_fn_with_state(Gate::new(&app), guard::guard))
         .with_state(app)
 }
 

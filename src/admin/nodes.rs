@@ -1,6 +1,8 @@
 //! Nodes: what they are doing, and adding, changing, removing them while requests run.
 //!
-//! A removed node takes no new work and what runs on it goes on; see `drain` for what waits until nothing runs. A changed weight counts from the next decision. Names may contain anything, also slashes:
+//! A removed node takes no new work and what runs on it goes on; see `drain` for what waits until nothing runs. A node may
+//! only be where `admin.node_allow` says, now and whenever it is connected to. A changed weight counts from the next
+//! decision. Names may contain anything, also slashes:
 //! percent-encode them in the path.
 
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use utoipa::ToSchema;
 
 use super::guard::Caller;
 use super::problem::{Body, Name, Problem};
+use crate::address::Refused;
 use crate::app::App;
 use crate::config::check_node;
 use crate::fleet::{Fleet, FleetError, Node, State as NodeState};
@@ -204,6 +207,7 @@ pub(super) async fn show(State(app): State<Arc<App>>, Name(name): Name) -> Resul
 /// Adds a node; it gets work at once and is checked like the others.
 #[utoipa::path(post, path = "/api/v1/nodes", tag = "nodes", request_body = NewNode, responses(
     (status = 201, description = "Added", body = NodeView),
+    (status = 403, description = "Not where a node may be (`admin.node_allow`)", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "The name is taken, or the fleet is full", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "Not a node; every mistake is listed", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn add(
@@ -211,7 +215,8 @@ pub(super) async fn add(
     Extension(caller): Extension<Caller>,
     Body(new): Body<Value>,
 ) -> Result<Response, Problem> {
-    let spec = check(new)?;
+    let spec = NodeSpec { guarded: true, ..check(new)? };
+    app.settings.load_full().reach().check(&spec).await.map_err(|refused| outside(&refused))?;
     let (name, url) = (spec.name.clone(), spec.url.clone());
     app.balancer.change_fleet(|fleet| fleet.with(spec)).map_err(|error| refused(&app.balancer.fleet(), &error))?;
     tracing::info!(target: "bellwether::audit", who = %caller, node = name, url, "node added");
@@ -297,6 +302,12 @@ fn refused(fleet: &Fleet, error: &FleetError) -> Problem {
             .suggest(name, fleet.nodes().iter().map(|node| node.spec.name.as_str())),
         FleetError::NameTaken(_) | FleetError::Full => Problem::new(StatusCode::CONFLICT, error.to_string()),
     }
+}
+
+/// A node may not be there. Addresses of machines in it come from a resolver; who may add nodes may ask one.
+fn outside(refused: &Refused) -> Problem {
+    let detail = format!("{refused}; an operator can allow it with an entry of its own in admin.node_allow");
+    Problem::new(StatusCode::FORBIDDEN, detail)
 }
 
 /// The node that `json` describes: the configuration's own checks, so that both say the same of the same mistake.

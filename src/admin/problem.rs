@@ -4,6 +4,8 @@
 //! are no JSON or the wrong JSON. A client that can read one error can read all. The `type` is always `about:blank`,
 //! so that the status says what happened; documents behind made-up addresses would be one more thing to rot.
 
+use std::time::Duration;
+
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequest, Request};
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
@@ -45,6 +47,9 @@ pub struct Problem {
     did_you_mean: Option<Box<str>>,
     #[serde(skip)]
     challenge: Option<&'static str>,
+    /// When to come back; 0 is not said.
+    #[serde(skip)]
+    retry_after_s: u32,
 }
 
 impl Problem {
@@ -80,6 +85,12 @@ impl Problem {
         Problem { challenge: Some(challenge), ..self }
     }
 
+    /// Says when to come back.
+    pub(super) fn retry_after(self, wait: Duration) -> Problem {
+        // A time in seconds fits; the cast saturates.
+        Problem { retry_after_s: wait.as_secs_f64().ceil().max(1.0) as u32, ..self }
+    }
+
     pub(super) fn status(&self) -> u16 {
         self.status
     }
@@ -100,6 +111,9 @@ impl IntoResponse for Problem {
         let mut response = (status, [(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON))], body).into_response();
         if let Some(challenge) = self.challenge {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if self.retry_after_s > 0 {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after_s));
         }
         response
     }

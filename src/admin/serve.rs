@@ -6,7 +6,6 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,17 +17,17 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower_service::Service;
 
+use super::door::{Door, Peer, Stream};
 use super::events::Ending;
-use super::guard::Peer;
 use super::live::Live;
 use super::problem::Problem;
 use crate::app::App;
+use crate::config::AdminListen;
 
 /// Bytes of a request head.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -66,12 +65,12 @@ impl Default for Bounds {
     }
 }
 
-/// Serves the admin API on `listener` until `shutdown` ends, then for at most two seconds what runs.
+/// Serves the admin API at `door` until `shutdown` ends, then for at most two seconds what runs.
 ///
 /// # Errors
 /// The listener is not on loopback and no token is configured: it would let everybody do everything.
-pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-    serve_within(Bounds::default(), listener, app, shutdown).await
+pub async fn serve(door: Door, app: Arc<App>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    serve_within(Bounds::default(), door, app, shutdown).await
 }
 
 /// [`serve`] with other bounds.
@@ -80,15 +79,18 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: impl Future<O
 /// As for [`serve`].
 pub async fn serve_within(
     bounds: Bounds,
-    listener: TcpListener,
+    door: Door,
     app: Arc<App>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let address = listener.local_addr()?;
-    if !address.ip().is_loopback() && app.settings.load().admin.tokens.is_empty() {
+    if let Some(address) = door.address()?
+        && !AdminListen::from(address).is_private()
+        && app.settings.load().admin.tokens.is_empty()
+    {
         let why = format!("the admin API does not listen on {address} without a token: set [[admin.token]]");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
+    let door = door.open()?;
     let live = Arc::new(Live::default());
     let router = super::router_with(Arc::clone(&app), Arc::clone(&live));
     let places = Arc::new(Semaphore::new(bounds.connections_max));
@@ -99,7 +101,7 @@ pub async fn serve_within(
     loop {
         let accept = async {
             let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
+            (place, door.accept().await)
         };
         let (place, accepted) = tokio::select! {
             () = &mut shutdown => break,
@@ -121,7 +123,7 @@ pub async fn serve_within(
             }
         }
     }
-    drop(listener);
+    drop(door);
     let _ = stop.send(true);
     let _ = timeout(bounds.stop, async { while connections.join_next().await.is_some() {} }).await;
     connections.abort_all();
@@ -131,8 +133,8 @@ pub async fn serve_within(
 /// One connection, to its end.
 async fn carry(
     bounds: Bounds,
-    stream: TcpStream,
-    peer: SocketAddr,
+    stream: Box<dyn Stream>,
+    peer: Peer,
     router: Router,
     mut stopping: watch::Receiver<bool>,
 ) {
@@ -168,11 +170,11 @@ async fn carry(
 async fn answer(
     bound: Duration,
     mut router: Router,
-    peer: SocketAddr,
+    peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, std::convert::Infallible> {
     let mut request = request.map(Body::new);
-    request.extensions_mut().insert(Peer(peer));
+    request.extensions_mut().insert(peer);
     match timeout(bound, router.call(request)).await {
         Ok(response) => response,
         Err(_) => {

@@ -165,7 +165,7 @@ impl Stage {
         let node = |emulator: &Emulator| NodeSpec::new(emulator.url()).named(emulator.name());
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let mut settings = Settings { listen: any_port, ..Settings::default() };
-        settings.admin.listen = any_port;
+        settings.admin.listen = any_port.into();
         settings.policy = policy.unwrap_or(settings.policy);
         settings.nodes = emulators.nodes().iter().map(node).collect();
         settings.log.access = false;

@@ -4,6 +4,7 @@
 //! be a large dependency for a few small questions to a known address. What cannot be had is said with what to do
 //! about it. Tokens come from the environment or a file and are never shown.
 
+mod target;
 mod watch;
 
 use std::io;
@@ -18,8 +19,8 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
-use tokio::net::TcpStream;
 
+use self::target::{ALLOWED, Target};
 use super::{Exit, Screen};
 use crate::config::{Env, Settings};
 
@@ -63,22 +64,22 @@ pub(super) enum RemoteError {
     Usage(String),
     /// Nobody listens there.
     #[error(
-        "nothing answers at http://{address}: {source}\nIs bellwether running, and its admin API there? Name the address with --admin"
+        "nothing answers at {target}: {source}\nIs bellwether running, and its admin API there? Name the address with --admin"
     )]
     Unreachable {
         /// Where.
-        address: String,
+        target: Target,
         /// Why.
         source: io::Error,
     },
     /// Somebody does, but not in time.
-    #[error("http://{0} did not answer in time")]
-    Slow(String),
+    #[error("{0} did not answer in time")]
+    Slow(Target),
     /// What came is not what the admin API says.
-    #[error("what answers at http://{address} is not the admin API of bellwether: {what}")]
+    #[error("what answers at {target} is not the admin API of bellwether: {what}")]
     Stranger {
         /// Where.
-        address: String,
+        target: Target,
         /// What came.
         what: String,
     },
@@ -116,7 +117,7 @@ pub(super) struct Look {
 /// A running proxy, or another server that is asked the same way.
 #[derive(Clone, Debug)]
 pub(super) struct Remote {
-    address: String,
+    target: Target,
     token: Option<SecretString>,
 }
 
@@ -131,13 +132,10 @@ impl RemoteArgs {
             (None, Some(given)) => given.to_string_lossy().into_owned(),
             (None, None) => Settings::default().admin.listen.to_string(),
         };
-        let address = given.strip_prefix("http://").unwrap_or(&given).trim_end_matches('/').to_owned();
-        let port = address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-        if !port || address.contains(['/', '@', ' ']) {
-            let why = format!("--admin: {given:?} is no address of an admin API; allowed: HOST:PORT");
-            return Err(RemoteError::Usage(why));
-        }
-        Ok(Remote { address, token: self.token(env)? })
+        let target = Target::parse(&given).ok_or_else(|| {
+            RemoteError::Usage(format!("--admin: {given:?} is no address of an admin API; allowed: {ALLOWED}"))
+        })?;
+        Ok(Remote { target, token: self.token(env)? })
     }
 
     fn token(&self, env: &Env) -> Result<Option<SecretString>, RemoteError> {
@@ -170,11 +168,11 @@ impl Remote {
     /// # Errors
     /// Nobody answers, or with a refusal.
     pub(super) fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, RemoteError> {
-        let unreachable = |source| RemoteError::Unreachable { address: self.address.clone(), source };
+        let unreachable = |source| RemoteError::Unreachable { target: self.target.clone(), source };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unreachable)?;
         runtime.block_on(async {
             let asked = tokio::time::timeout(PATIENCE, self.exchange(method, path, body));
-            asked.await.map_err(|_| RemoteError::Slow(self.address.clone()))?
+            asked.await.map_err(|_| RemoteError::Slow(self.target.clone()))?
         })
     }
 
@@ -184,12 +182,12 @@ impl Remote {
     /// Nobody answers, or with a refusal.
     pub(super) async fn get(&self, path: &str) -> Result<Value, RemoteError> {
         let asked = tokio::time::timeout(PATIENCE, self.exchange(Method::GET, path, None));
-        asked.await.map_err(|_| RemoteError::Slow(self.address.clone()))?
+        asked.await.map_err(|_| RemoteError::Slow(self.target.clone()))?
     }
 
     /// A server at `address` that wants no token.
     pub(super) fn at(address: impl Into<String>) -> Remote {
-        Remote { address: address.into(), token: None }
+        Remote { target: Target::Tcp(address.into()), token: None }
     }
 
     /// What a GET brings, whatever the status, within `patience` and `bytes_max`.
@@ -205,7 +203,7 @@ impl Remote {
             let body = body.map_err(|error| self.stranger(error.to_string()))?.to_bytes();
             Ok(Look { status: head.status, date: date.and_then(|date| httpdate::parse_http_date(date).ok()), body })
         };
-        tokio::time::timeout(patience, looking).await.map_err(|_| RemoteError::Slow(self.address.clone()))?
+        tokio::time::timeout(patience, looking).await.map_err(|_| RemoteError::Slow(self.target.clone()))?
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, RemoteError> {
@@ -214,8 +212,8 @@ impl Remote {
 
     /// Sends a request and waits for the response head.
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response<Incoming>, RemoteError> {
-        let unreachable = |source| RemoteError::Unreachable { address: self.address.clone(), source };
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.address);
+        let unreachable = |source| RemoteError::Unreachable { target: self.target.clone(), source };
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, self.target.host());
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
@@ -224,7 +222,7 @@ impl Remote {
         }
         let body = Full::new(Bytes::from(body.map(Value::to_string).unwrap_or_default()));
         let request = request.body(body).map_err(|error| RemoteError::Usage(error.to_string()))?;
-        let stream = TcpStream::connect(&self.address).await.map_err(unreachable)?;
+        let stream = self.target.connect().await.map_err(unreachable)?;
         let stranger = |error: hyper::Error| self.stranger(error.to_string());
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(stranger)?;
         // The connection ends with the runtime; that it broke shows in the answer.
@@ -250,7 +248,7 @@ impl Remote {
     }
 
     fn stranger(&self, what: String) -> RemoteError {
-        RemoteError::Stranger { address: self.address.clone(), what }
+        RemoteError::Stranger { target: self.target.clone(), what }
     }
 }
 
@@ -289,11 +287,12 @@ mod tests {
     #[test]
     fn the_address_comes_from_flag_environment_or_default() {
         let env: Env = [(ADMIN_VARIABLE, "10.0.0.1:9")].into_iter().collect();
-        let address = |flag, env: &Env| args(flag).remote(env).map(|remote| remote.address);
-        assert_eq!(address(Some("http://[::1]:7/"), &env).unwrap(), "[::1]:7");
-        assert_eq!(address(None, &env).unwrap(), "10.0.0.1:9");
-        assert_eq!(address(None, &Env::default()).unwrap(), "127.0.0.1:8081");
-        for wrong in ["", "localhost", "https://a:1", "a:1/x", "u@a:1", ":1", "a:70000"] {
+        let address = |flag, env: &Env| args(flag).remote(env).map(|remote| remote.target.to_string());
+        assert_eq!(address(Some("http://[::1]:7/"), &env).unwrap(), "http://[::1]:7");
+        assert_eq!(address(None, &env).unwrap(), "http://10.0.0.1:9");
+        assert_eq!(address(None, &Env::default()).unwrap(), "http://127.0.0.1:8081");
+        assert_eq!(address(Some("unix:/run/b.sock"), &env).unwrap(), "unix:/run/b.sock");
+        for wrong in ["", "localhost", "https://a:1", "a:1/x", "u@a:1", ":1", "a:70000", "unix:", "unix:b.sock"] {
             assert!(matches!(address(Some(wrong), &env), Err(RemoteError::Usage(_))), "{wrong}");
         }
     }

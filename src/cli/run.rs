@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::settings::{SettingsArgs, load};
 use super::{Exit, Process, Screen};
-use crate::config::{Loaded, Sources};
+use crate::config::{AdminListen, Loaded, Sources};
 use crate::recording::Recorder;
 use crate::server::Server;
 use crate::telemetry::logging::LogControl;
@@ -111,13 +111,21 @@ fn banner(loaded: &Loaded, server: &Server) -> String {
     }
     let named = if named.is_empty() { "none yet".to_owned() } else { format!("{}: {}", nodes.len(), named.join(", ")) };
     format!(
-        "bellwether {}\n  clients   http://{}\n  admin     http://{}\n  policy    {}\n  nodes     {named}\n  settings  {}\n",
+        "bellwether {}\n  clients   http://{}\n  admin     {}\n  policy    {}\n  nodes     {named}\n  settings  {}\n",
         env!("CARGO_PKG_VERSION"),
         server.address(),
-        server.admin_address(),
+        admin_url(server.admin_address()),
         settings.policy.name(),
         loaded.origins.summary(),
     )
+}
+
+/// Where a browser or `curl` finds the admin API.
+fn admin_url(listen: &AdminListen) -> String {
+    match listen {
+        AdminListen::Tcp(address) => format!("http://{address}"),
+        AdminListen::Unix(_) => listen.to_string(),
+    }
 }
 
 /// Serves until a signal says stop. SIGHUP reads the configuration again; a second signal to stop does not wait.

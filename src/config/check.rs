@@ -1,39 +1,32 @@
 //! From raw settings to checked ones: what concerns several values at once, and what lies outside of the settings.
 //!
 //! Single values were judged by the walk; here are names that must differ, addresses that must not meet, routes that
-//! shadow each other, and the tokens, which are read from files and environment. The function is total: it always gives
+//! shadow each other; what is read from elsewhere, the tokens, is in `admin.rs`. The function is total: it always gives
 //! settings, and every mistake goes to the list. Only the caller who sees an empty list may use them.
 
-use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::fs::File;
-use std::io::Read;
-use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+mod admin;
 
-use secrecy::{ExposeSecret, SecretString};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use super::checked::{
-    Adaptive, Admin, Forward, Health, Limits, Log, LogFormat, Priority, QueueSettings, RateLimit, Retry, Role, Route,
-    Settings, Timeouts, Token,
+    Adaptive, Forward, Health, Limits, Log, LogFormat, Priority, QueueSettings, RateLimit, Retry, Route, Settings,
+    Timeouts,
 };
 use super::error::{Complaint, ConfigError, quoted};
 use super::origins::Origins;
 use super::raw::{
-    Raw, RawAdaptive, RawEjection, RawLimits, RawLogFormat, RawNode, RawPriority, RawQueue, RawRateLimit, RawRole,
-    RawRoute, RawTimeouts, RawToken,
+    Raw, RawAdaptive, RawEjection, RawLimits, RawLogFormat, RawNode, RawPriority, RawQueue, RawRateLimit, RawRoute,
+    RawTimeouts,
 };
 use super::sources::Env;
+use crate::address::meet;
 use crate::admission::{QueueRules, Quota, RateRules};
 use crate::fleet::{Ejection, Thresholds};
 use crate::learn::Knobs;
 use crate::node::{NO_NODE, NodeSpec};
 use crate::priors;
-
-/// The shortest token: 16 characters of a random token are out of reach of guessing over a network.
-const TOKEN_CHARS_MIN: usize = 16;
-/// The longest token: it travels in a header.
-const TOKEN_BYTES_MAX: usize = 4_096;
 
 /// What the checks look at besides the settings, and the mistakes found so far.
 pub(super) struct Check<'a> {
@@ -53,12 +46,7 @@ impl Check<'_> {
             policy: raw.policy.0,
             workers: raw.workers.0.unwrap_or_else(cores),
             debug_headers: raw.debug_headers,
-            admin: Admin {
-                listen: raw.admin.listen.0,
-                hosts: raw.admin.hosts.iter().map(|host| host.0.clone()).collect(),
-                metrics_public: raw.admin.metrics_public,
-                tokens: self.tokens(&raw.admin.tokens),
-            },
+            admin: self.admin(&raw.admin),
             adaptive: self.adaptive(&raw.adaptive),
             nodes: raw.nodes.iter().map(node).collect(),
             routes: raw.routes.iter().map(|raw| route(raw, &timeouts)).collect(),
@@ -139,22 +127,6 @@ impl Check<'_> {
         }
     }
 
-    fn listeners(&mut self, settings: &Settings, no_tokens: bool) {
-        let admin = settings.admin.listen;
-        if !admin.ip().is_loopback() && no_tokens && !self.broken(&["admin.token"]) {
-            let complaint =
-                Complaint::new(format!("{admin} can be reached from other machines, and there is no token"));
-            self.complain(
-                "admin.listen",
-                complaint.allowed("a loopback address such as 127.0.0.1:8081, or [[admin.token]]"),
-            );
-        }
-        if meet(settings.listen, admin) && !self.broken(&["listen", "admin.listen"]) {
-            let complaint = Complaint::new(format!("{admin} is also where clients connect (listen)"));
-            self.complain("admin.listen", complaint.allowed("another port"));
-        }
-    }
-
     fn names(&mut self, nodes: &[NodeSpec]) {
         let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
         for (at, node) in nodes.iter().enumerate() {
@@ -181,9 +153,13 @@ impl Check<'_> {
             let host = node.url.trim_start_matches("http://").split('/').next().unwrap_or_default();
             let host = host.replacen("localhost", "127.0.0.1", 1);
             let address = host.parse().or_else(|_| format!("{host}:80").parse::<SocketAddr>());
-            if address.is_ok_and(|address| meet(address, settings.listen)) && !self.broken(&["listen"]) {
-                let complaint = Complaint::new(format!("{} is this proxy itself (listen)", quoted(&node.url)));
-                self.complain(&format!("node[{at}].url"), complaint.allowed("the address of a model server"));
+            let own = [("listen", Some(settings.listen)), ("admin.listen", settings.admin.listen.address())];
+            for (key, listen) in own {
+                let meets = address.as_ref().is_ok_and(|address| listen.is_some_and(|listen| meet(*address, listen)));
+                if meets && !self.broken(&[key]) {
+                    let complaint = Complaint::new(format!("{} is this proxy itself ({key})", quoted(&node.url)));
+                    self.complain(&format!("node[{at}].url"), complaint.allowed("the address of a model server"));
+                }
             }
         }
     }
@@ -202,70 +178,6 @@ impl Check<'_> {
             self.complain(&format!("route[{at}]"), complaint);
         }
     }
-
-    fn tokens(&mut self, raw: &[RawToken]) -> Vec<Token> {
-        let mut tokens: Vec<Token> = Vec::new();
-        for (at, raw) in raw.iter().enumerate() {
-            let path = format!("admin.token[{at}]");
-            let (key, text) = match (&raw.file, &raw.env) {
-                (Some(file), None) => ("file", read_token(&self.dir.join(&file.0))),
-                (None, Some(variable)) => ("env", from_variable(self.env.get(&variable.0), &variable.0)),
-                _ if self.broken(&["admin.token"]) => continue,
-                _ => {
-                    self.complain(&path, Complaint::new("needs exactly one of file and env"));
-                    continue;
-                }
-            };
-            let role = match raw.role {
-                RawRole::Read => Role::Read,
-                RawRole::Operate => Role::Operate,
-            };
-            match text.and_then(|text| sound_token(&text)) {
-                Ok(secret) if tokens.iter().any(|token| token.secret.expose_secret() == secret.expose_secret()) => {
-                    self.complain(&path, Complaint::new("the same token as an earlier entry"));
-                }
-                Ok(secret) => tokens.push(Token { secret, role }),
-                Err(complaint) => self.complain(&format!("{path}.{key}"), complaint),
-            }
-        }
-        tokens
-    }
-}
-
-fn read_token(path: &Path) -> Result<String, Complaint> {
-    let unreadable = |error: std::io::Error| {
-        Complaint::new(format!("{} cannot be read: {error}", quoted(&path.display().to_string())))
-            .allowed("a readable file that contains the token")
-    };
-    let mut text = String::new();
-    let file = File::open(path).map_err(unreadable)?;
-    file.take(TOKEN_BYTES_MAX as u64 + 1).read_to_string(&mut text).map_err(unreadable)?;
-    Ok(text)
-}
-
-fn from_variable(value: Option<&OsStr>, name: &str) -> Result<String, Complaint> {
-    let value = value.ok_or_else(|| Complaint::new(format!("the environment variable {name} is not set")))?;
-    value.to_str().map(str::to_owned).ok_or_else(|| Complaint::new(format!("the content of {name} is not UTF-8")))
-}
-
-fn sound_token(text: &str) -> Result<SecretString, Complaint> {
-    let text = text.trim();
-    let allowed = format!("{TOKEN_CHARS_MIN} to {TOKEN_BYTES_MAX} visible ASCII characters");
-    if text.len() < TOKEN_CHARS_MIN || text.len() > TOKEN_BYTES_MAX {
-        return Err(Complaint::new("the token has a wrong length").allowed(allowed));
-    }
-    if !text.chars().all(|c| c.is_ascii_graphic()) {
-        return Err(Complaint::new("the token has characters that a header cannot carry").allowed(allowed));
-    }
-    Ok(SecretString::from(text))
-}
-
-/// Whether both cannot be bound, or one reaches the other.
-fn meet(a: SocketAddr, b: SocketAddr) -> bool {
-    let (ip_a, ip_b) = (a.ip().to_canonical(), b.ip().to_canonical());
-    let local = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
-    let any = ip_a.is_unspecified() && local(ip_b) || ip_b.is_unspecified() && local(ip_a);
-    a.port() != 0 && a.port() == b.port() && (ip_a == ip_b || any)
 }
 
 /// Whether every request that `later` matches is matched by `first` too.
@@ -291,6 +203,7 @@ pub(super) fn node(raw: &RawNode) -> NodeSpec {
         auto_limit: raw.max_in_flight.as_ref().is_some_and(|limit| limit.0.is_none()),
         max_in_flight_tokens: raw.max_in_flight_tokens,
         models: raw.models.iter().map(|model| model.0.clone()).collect(),
+        guarded: false,
     }
 }
 

@@ -1,12 +1,16 @@
 //! Settings that are valid by construction: what the rest of the program reads.
 
+mod admin;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use secrecy::SecretString;
 
+pub use admin::{Admin, AdminListen, Role, Token};
+
+use crate::address::Reach;
 pub use crate::admission::Priority;
 use crate::admission::{QueueRules, RateRules};
 use crate::fleet::{Ejection, Thresholds};
@@ -53,17 +57,15 @@ pub struct Settings {
     pub log: Log,
 }
 
-/// The admin listener.
-#[derive(Clone, Debug)]
-pub struct Admin {
-    /// Where it listens.
-    pub listen: SocketAddr,
-    /// Host names, besides `localhost` and IP addresses, under which the admin API may be called.
-    pub hosts: Vec<String>,
-    /// Whether `/metrics` needs no token.
-    pub metrics_public: bool,
-    /// Who may do what; empty only on loopback.
-    pub tokens: Vec<Token>,
+impl Settings {
+    /// What connections to nodes are held against.
+    pub fn reach(&self) -> Reach<'_> {
+        Reach {
+            allow: &self.admin.node_allow,
+            known: &self.nodes,
+            own: [Some(self.listen), self.admin.listen.address()],
+        }
+    }
 }
 
 /// What is learned, and the policy `adaptive` that routes by it.
@@ -79,24 +81,6 @@ pub struct Adaptive {
     pub state_dir: Option<PathBuf>,
     /// What to start from where nothing was kept: a path, or `builtin:NAME`.
     pub prior: Option<String>,
-}
-
-/// A bearer token of the admin API.
-#[derive(Clone, Debug)]
-pub struct Token {
-    /// The token itself.
-    pub secret: SecretString,
-    /// What it allows.
-    pub role: Role,
-}
-
-/// What a token allows. `Operate` includes `Read`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    /// Look.
-    Read,
-    /// Change.
-    Operate,
 }
 
 /// Requests that are treated alike; the first that matches counts.

@@ -5,6 +5,7 @@
 //! is what these defaults check to. So a setting is added in two places: here, and where it becomes part of
 //! [`Settings`](super::Settings). What concerns several values at once is in `check.rs`, not here.
 
+mod admin;
 mod node;
 mod protection;
 mod route;
@@ -16,13 +17,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::value::{
-    Address, FilePath, HostName, LogFilter, Network, Objective, OrOff, PolicyName, PriorName, Size, Span, UrlPath,
-    Variable, Workers,
+    Address, FilePath, LogFilter, Network, Objective, OrOff, PolicyName, PriorName, Size, Span, UrlPath, Workers,
 };
 use crate::fleet::Thresholds;
 use crate::learn::Knobs;
 use crate::policy::{self, PolicyId};
 
+pub use admin::{RawAdmin, RawRole, RawToken};
 pub use node::RawNode;
 pub use protection::{RawEjection, RawQueue, RawRateLimit};
 pub use route::{RawPriority, RawRoute, RawRouteTimeouts};
@@ -95,54 +96,6 @@ impl Default for Raw {
             routes: Vec::new(),
         }
     }
-}
-
-/// The admin API.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawAdmin {
-    /// Where the admin API listens; anything but loopback needs a token. Change needs a restart.
-    pub listen: Address,
-    /// Host names under which the admin API may be called, besides `localhost` and IP addresses.
-    #[schemars(length(max = 64))]
-    pub hosts: Vec<HostName>,
-    /// Whether `/metrics` can be read without a token.
-    pub metrics_public: bool,
-    /// Who may use the admin API.
-    #[serde(rename = "token", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
-    pub tokens: Vec<RawToken>,
-}
-
-impl Default for RawAdmin {
-    fn default() -> Self {
-        let listen = Address(SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)));
-        RawAdmin { listen, hosts: Vec::new(), metrics_public: false, tokens: Vec::new() }
-    }
-}
-
-/// A bearer token: where it is kept, never the token itself. Exactly one of `file` and `env`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawToken {
-    /// A file that contains the token, relative to the configuration file; space around the token is cut off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub file: Option<FilePath>,
-    /// An environment variable that contains the token.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub env: Option<Variable>,
-    /// What the token allows: "read" to look, "operate" also to change.
-    pub role: RawRole,
-}
-
-/// What a token allows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "described once at the field; a description per word would turn the enum into a oneOf")]
-pub enum RawRole {
-    #[default]
-    Read,
-    Operate,
 }
 
 /// What is learned of the nodes, and the policy `adaptive` that routes by it.

@@ -14,8 +14,8 @@ use super::raw::{
     RawPriority, RawQueue, RawRateLimit, RawRetry, RawRole, RawRoute, RawRouteTimeouts, RawTimeouts, RawToken,
 };
 use super::value::{
-    Address, ClientKey, FieldName, FilePath, HostName, InFlight, LogFilter, MethodName, ModelName, Name, Network,
-    NodeUrl, Objective, OrOff, PolicyName, PriorName, Size, Span, UrlPath, Workers,
+    Address, AdminAddress, ClientKey, FieldName, FilePath, HostName, InFlight, LogFilter, MethodName, ModelName, Name,
+    Network, NodePlace, NodeUrl, Objective, OrOff, PolicyName, PriorName, Size, Span, UrlPath, Workers,
 };
 use super::{Loaded, Origin};
 use crate::admission::{QueueRules, Quota, RateRules};
@@ -51,8 +51,9 @@ impl Settings {
             workers: Workers(Some(*workers)),
             debug_headers: *debug_headers,
             admin: RawAdmin {
-                listen: Address(admin.listen),
+                listen: AdminAddress(admin.listen.clone()),
                 hosts: admin.hosts.iter().cloned().map(HostName).collect(),
+                node_allow: admin.node_allow.0.iter().cloned().map(NodePlace).collect(),
                 metrics_public: admin.metrics_public,
                 tokens: admin.tokens.iter().map(raw_token).collect(),
             },

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
+use crate::address::Reach;
 use crate::app::App;
 use crate::fleet::Node;
 use crate::node::NodeId;
@@ -50,7 +50,7 @@ async fn watch_node(app: Arc<App>, node: Arc<Node>) {
     loop {
         let settings = app.settings.load_full();
         let health = &settings.health;
-        let passed = tokio::time::timeout(health.timeout, check(&node, health.path.as_deref())).await;
+        let passed = tokio::time::timeout(health.timeout, check(&node, settings.reach(), health.path.as_deref())).await;
         let problem = match passed {
             Ok(Ok(())) => None,
             Ok(Err(problem)) => Some(problem),
@@ -67,8 +67,8 @@ async fn watch_node(app: Arc<App>, node: Arc<Node>) {
     }
 }
 
-async fn check(node: &Node, path: Option<&str>) -> Result<(), String> {
-    let mut stream = TcpStream::connect(node.spec.host_port()).await.map_err(|error| error.to_string())?;
+async fn check(node: &Node, reach: Reach<'_>, path: Option<&str>) -> Result<(), String> {
+    let mut stream = reach.connect(&node.spec).await.map_err(|error| error.to_string())?;
     let Some(path) = path else { return Ok(()) };
     let request = format!(
         "GET {}{path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: bellwether-health\r\nAccept: */*\r\nConnection: close\r\n\r\n",

@@ -287,7 +287,7 @@ impl Passage {
                 Some(upstream) => upstream,
                 None => {
                     let open = &self.worker.app.open_connections;
-                    match Box::pin(Upstream::connect(&node, open, limits, timeouts.connect, now)).await {
+                    match Box::pin(Upstream::connect(&node, open, &self.settings, timeouts.connect, now)).await {
                         Ok(upstream) => upstream,
                         Err(error) => return Err(not_connected(error, &node.spec.name, request)),
                     }

@@ -101,7 +101,7 @@ async fn ask(
             Some(upstream) => upstream,
             None => {
                 let open = &worker.app.open_connections;
-                Upstream::connect(&node, open, limits, settings.timeouts.connect, now).await.ok()?
+                Upstream::connect(&node, open, &settings, settings.timeouts.connect, now).await.ok()?
             }
         };
         let (status, body) = upstream.fetch(request, LIST_BYTES_MAX).await?;

@@ -60,9 +60,9 @@ impl Passage {
             let verdict = self.decide(&intake, &tried, &request);
             let ticket = self.settle(verdict, intake.shape.model.as_deref(), alarm).await?;
             let app = &self.worker.app;
-            let (limits, patience) = (&self.settings.limits, self.timeouts().connect);
+            let (settings, patience) = (&self.settings, self.timeouts().connect);
             let connected =
-                Upstream::connect(ticket.node(), &app.open_connections, limits, patience, ticket.started()).await;
+                Upstream::connect(ticket.node(), &app.open_connections, settings, patience, ticket.started()).await;
             let failed = match connected {
                 Ok(upstream) => break (ticket, upstream),
                 Err(error) => not_connected(error, &ticket.node().spec.name, request),

@@ -24,7 +24,7 @@ use http_body::{Frame, SizeHint};
 use tokio::net::TcpStream;
 
 use crate::clock::Time;
-use crate::config::Limits;
+use crate::config::{Limits, Settings};
 use crate::fleet::{Fleet, Node, PerNode, Resettable};
 use crate::node::NodeId;
 use crate::proxy::outgoing::Outgoing;
@@ -106,12 +106,13 @@ impl Upstream {
     pub(super) async fn connect(
         node: &Node,
         open: &OpenConnections,
-        limits: &Limits,
+        settings: &Settings,
         timeout: Duration,
         now: Time,
     ) -> Result<Upstream, ConnectError> {
-        let lease = open.lease(node, limits.node_connections_max).ok_or(ConnectError::TooMany)?;
-        let connecting = TcpStream::connect(node.spec.host_port());
+        let lease = open.lease(node, settings.limits.node_connections_max).ok_or(ConnectError::TooMany)?;
+        let reach = settings.reach();
+        let connecting = reach.connect(&node.spec);
         let stream = match tokio::time::timeout(timeout, connecting).await {
             Ok(connected) => connected.map_err(ConnectError::Io)?,
             Err(_) => return Err(ConnectError::Timeout),

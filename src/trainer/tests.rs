@@ -233,7 +233,7 @@ fn a_proxy_on_real_sockets_learns_shows_it_survives_a_panic_and_remembers() {
     let emulators = EmulatedFleet::start(&fleet, 1).expect("sockets");
     let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
     let mut settings = Settings { listen: any, ..settings(Some(dir.path())) };
-    settings.admin.listen = any;
+    settings.admin.listen = any.into();
     let node = |emulator: &Emulator| NodeSpec::new(emulator.url()).named(emulator.name());
     settings.nodes = emulators.nodes().iter().map(node).collect();
     let server = Server::start(settings.clone()).expect("started");

@@ -18,6 +18,7 @@ mod messages;
 mod models;
 mod queue;
 mod rate;
+mod reach;
 mod refusals;
 mod rig;
 mod stopping;

@@ -53,8 +53,8 @@ pub(crate) fn policy(name: &str) -> PolicyId {
 impl Rig {
     pub(crate) fn start(settings: Settings) -> Rig {
         let server = Server::start(settings).expect("a proxy");
-        let (app, address, admin) = (Arc::clone(server.app()), server.address(), server.admin_address());
-        Rig { server: Some(server), app, address, admin }
+        let (app, address, admin) = (Arc::clone(server.app()), server.address(), server.admin_address().address());
+        Rig { server: Some(server), app, address, admin: admin.expect("on TCP") }
     }
 
     /// With the settings of [`settings`].

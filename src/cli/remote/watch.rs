@@ -59,7 +59,7 @@ impl Remote {
         path: &str,
         each: &mut impl FnMut(&str, &Value) -> io::Result<ControlFlow<()>>,
     ) -> Result<ControlFlow<()>, WatchError> {
-        let slow = || RemoteError::Slow(self.address.clone());
+        let slow = || RemoteError::Slow(self.target.clone());
         let opened = tokio::time::timeout(PATIENCE, self.send(Method::GET, path, None));
         let mut response = opened.await.map_err(|_| slow())??;
         if !response.status().is_success() {

@@ -4,6 +4,7 @@
 //! have taken instead. The JSON Schema carries the kind as its `format`; that is how the walk over a document
 //! finds the parser (`judge`) without knowing the settings. None of the names is a format that JSON Schema defines.
 
+mod admin;
 mod objective;
 mod quantity;
 mod text;
@@ -18,8 +19,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
 
-use super::checked::RateKey;
+use super::checked::{AdminListen, RateKey};
 use super::error::Complaint;
+use crate::address::Allowed;
 use crate::policy::PolicyId;
 
 /// A kind of value.
@@ -56,6 +58,8 @@ pub(super) fn judge(format: &str, text: &str) -> Option<Result<(), Complaint>> {
         Workers::FORMAT => tried::<Workers>(text),
         InFlight::FORMAT => tried::<InFlight>(text),
         Address::FORMAT => tried::<Address>(text),
+        AdminAddress::FORMAT => tried::<AdminAddress>(text),
+        NodePlace::FORMAT => tried::<NodePlace>(text),
         PolicyName::FORMAT => tried::<PolicyName>(text),
         NodeUrl::FORMAT => tried::<NodeUrl>(text),
         Network::FORMAT => tried::<Network>(text),
@@ -136,6 +140,10 @@ scalars! {
     InFlight(Option<u32>);
     /// IP address and port.
     Address(SocketAddr);
+    /// Where the admin API listens.
+    AdminAddress(AdminListen);
+    /// Where a node from the admin API may be.
+    NodePlace(Allowed);
     /// The name of a policy.
     PolicyName(PolicyId);
     /// Where a node is.
@@ -258,6 +266,8 @@ mod tests {
             (Size::FORMAT, "64KiB"),
             (Workers::FORMAT, "auto"),
             (Address::FORMAT, "[::1]:80"),
+            (AdminAddress::FORMAT, "unix:/run/b.sock"),
+            (NodePlace::FORMAT, "*.gpu.internal"),
             (PolicyName::FORMAT, policy::DEFAULT),
             (NodeUrl::FORMAT, "http://h:1/b"),
             (Network::FORMAT, "10.0.0.0/8"),
