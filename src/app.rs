@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 
-use crate::admission::{RateTable, RetryBudget};
+use crate::admission::{HedgeBudget, RateTable, RetryBudget};
 use crate::balancer::{Balancer, Observer, Stance};
 use crate::clock::Clock;
 use crate::config::Settings;
@@ -38,6 +38,8 @@ pub struct App {
     pub bytes_per_token: BytesPerToken,
     /// What retries are paid from.
     pub retries: RetryBudget,
+    /// What hedges are paid from.
+    pub hedges: HedgeBudget,
     /// Connections open to each node.
     pub open_connections: OpenConnections,
     /// What each client has asked for of late.
@@ -90,6 +92,7 @@ impl App {
         balancer.learned().set_knobs(settings.adaptive.knobs);
         balancer.set_stance(Stance { fallback: settings.adaptive.fallback, shadow: settings.adaptive.shadow });
         let retries = RetryBudget::new(settings.retry.budget, settings.retry.floor_per_s);
+        let hedges = HedgeBudget::new(settings.retry.hedge_budget);
         Ok(Arc::new(App {
             settings: ArcSwap::from_pointee(settings),
             balancer,
@@ -97,6 +100,7 @@ impl App {
             telemetry,
             bytes_per_token: BytesPerToken::default(),
             retries,
+            hedges,
             open_connections: OpenConnections::default(),
             rates: RateTable::default(),
             rate_hash: RandomState::new(),

@@ -115,6 +115,8 @@ pub struct Remembered {
     pub output_tokens_max: Option<u32>,
     /// Who decided.
     pub policy: PolicyId,
+    /// Whether it was for a second attempt beside a late one.
+    pub hedge: bool,
     /// Version of the predictor in force; 0 for none.
     pub version: u32,
     /// What the deciding policy expected, in seconds; NaN for nothing.
@@ -281,6 +283,7 @@ impl Decisions {
             prompt_tokens: context.shape.prompt_tokens,
             output_tokens_max: context.shape.output_tokens_max,
             policy: decision.policy,
+            hedge: decision.hedge,
             version: learned.predictor().map_or(0, |predictor| predictor.version),
             predicted_s: decision.predicted_s,
             chosen,

@@ -59,6 +59,8 @@ pub enum Censor {
     ClientError,
     /// The attempt was dropped without a word: a panic or a shutdown.
     Dropped,
+    /// Another attempt of the same request was first.
+    Hedged,
 }
 
 impl Outcome {
@@ -212,6 +214,7 @@ mod tests {
         assert!(!Outcome::of_status(500, None).is_latency_label());
         assert!(!Outcome::of_status(429, None).is_latency_label());
         assert!(!Outcome::Censored(Censor::ClientGone).is_latency_label());
+        assert!(!Outcome::Censored(Censor::Hedged).is_latency_label());
     }
 
     #[test]

@@ -148,6 +148,7 @@ impl App {
         self.balancer.set_queue(next.queue.rules);
         self.turn(&former.adaptive, &next.adaptive);
         self.retries.set(next.retry.budget, next.retry.floor_per_s);
+        self.hedges.set(next.retry.hedge_budget);
         if let Some(log) = self.reload.log.get().filter(|_| former.log.level != next.log.level) {
             log.set_level(&next.log.level).map_err(|error| error.to_string())?;
         }

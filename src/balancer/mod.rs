@@ -8,6 +8,8 @@
 mod care;
 mod choice;
 mod gather;
+mod hedge;
+mod observer;
 mod recall;
 mod refusal;
 mod tally;
@@ -16,18 +18,16 @@ mod tests;
 mod ticket;
 mod waiting;
 
-use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::admission::{AutoLimit, Priority};
+use crate::admission::AutoLimit;
 use crate::clock::{Clock, Time};
-use crate::fleet::{Before, Change, Fleet, FleetError, Node, PerNode};
+use crate::fleet::{Before, Fleet, FleetError, Node, PerNode};
 use crate::learn::Learned;
 use crate::node::NodeId;
-use crate::outcome::{Recall, Sample};
+use crate::outcome::Recall;
 use crate::policy::adaptive::Adaptive;
 use crate::policy::{self, Candidate, Context, Policy, PolicyId, draw};
 use crate::prefix::{Found, Memory};
@@ -36,6 +36,8 @@ use crate::request::RequestShape;
 use care::{Care, Ward};
 pub use choice::{Choice, DryRun, LeftOut};
 use gather::gather;
+use hedge::Punctuality;
+pub use observer::Observer;
 use recall::note_recall;
 use refusal::why_none;
 pub use refusal::{Reason, Rejection};
@@ -48,40 +50,6 @@ pub use waiting::{Handed, Place};
 ///
 /// Each such race means that somebody else made progress; after this many the nodes are as good as full.
 const RACES_MAX: u32 = 32;
-
-/// Somebody who hears of every attempt. Called on the request path: must be quick and must not block.
-pub trait Observer: Send + Sync {
-    /// An attempt starts on `node`, chosen by `policy`.
-    fn started(&self, node: &Node, policy: PolicyId) {
-        let _ = (node, policy);
-    }
-
-    /// A node was drawn for an attempt. The number under which the decision is remembered, if it is.
-    fn decided(&self, choice: &Choice<'_>, decision: &Decision) -> Option<NonZeroU64> {
-        let _ = (choice, decision);
-        None
-    }
-
-    /// The attempt ended whose decision is remembered under that number.
-    fn came_of(&self, number: NonZeroU64, sample: &Sample) {
-        let _ = (number, sample);
-    }
-
-    /// An attempt ended. Called exactly once for each.
-    fn finished(&self, node: &Node, sample: &Sample) {
-        let _ = (node, sample);
-    }
-
-    /// A request was handed a node after it had waited for so long.
-    fn waited(&self, priority: Priority, waited: Duration) {
-        let _ = (priority, waited);
-    }
-
-    /// A node rose or fell, was ejected or readmitted.
-    fn health_changed(&self, node: &Node, change: Change) {
-        let _ = (node, change);
-    }
-}
 
 /// The buffers of a decision, reused so that it allocates nothing, and its source of randomness.
 #[derive(Debug)]
@@ -113,6 +81,8 @@ pub struct Decision {
     pub policy: PolicyId,
     /// How many nodes there were to choose from.
     pub candidates: u32,
+    /// Whether it is for a second attempt beside a late one.
+    pub hedge: bool,
     /// The node's load as it was before this attempt.
     pub before: Before,
     /// What the node is expected to hold of the prompt.
@@ -187,6 +157,7 @@ pub struct Balancer {
     waiting: Waiting,
     limits: PerNode<AutoLimit>,
     prefixes: ArcSwap<Memory>,
+    punctuality: Punctuality,
     observers: Vec<Arc<dyn Observer>>,
     clock: Clock,
     /// The learned policy while it does not route.
@@ -239,6 +210,7 @@ impl Balancer {
             waiting: Waiting::default(),
             limits: PerNode::default(),
             prefixes: ArcSwap::from_pointee(Memory::default()),
+            punctuality: Punctuality::default(),
             observers,
             clock,
             tally: Tally::default(),
@@ -332,7 +304,7 @@ impl Balancer {
     ) -> Verdict {
         // Whoever waits goes first.
         self.hand_over(now);
-        if let Some(ticket) = self.try_now(now, shape, tried, scratch) {
+        if let Some(ticket) = self.try_now(now, shape, tried, scratch, false) {
             return Verdict::Go(ticket);
         }
         let rejection = why_none(&self.fleet.load(), now, shape, tried);
@@ -349,6 +321,7 @@ impl Balancer {
         shape: &RequestShape,
         tried: &[NodeId],
         scratch: &mut Scratch,
+        hedge: bool,
     ) -> Option<Ticket> {
         let fleet = self.fleet.load();
         let active = self.policy.load();
@@ -386,6 +359,7 @@ impl Balancer {
                 propensity,
                 policy: active.router,
                 candidates: candidates.len() as u32,
+                hedge,
                 before,
                 recall,
                 predicted_s: f64::NAN,

@@ -8,9 +8,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::fleet::Thresholds;
+use crate::fleet::{Change, Thresholds};
 use crate::node::NodeSpec;
-use crate::outcome::{Censor, Failure, Outcome};
+use crate::outcome::{Censor, Failure, Outcome, Sample};
 use crate::policy::REGISTRY;
 
 /// Counts what it hears.

@@ -8,6 +8,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::balancer::hedge::Foresight;
 use crate::balancer::{Balancer, Decision};
 use crate::clock::Time;
 use crate::fleet::Node;
@@ -32,6 +33,8 @@ pub struct Ticket {
     reserved: u64,
     /// What of the prompt the node's memory was told.
     used: Option<Use>,
+    /// When its first byte is expected, if it may be hedged.
+    foreseen: Option<Foresight>,
     ended: bool,
 }
 
@@ -79,6 +82,7 @@ impl Ticket {
             waited: Duration::ZERO,
             reserved: 0,
             used: None,
+            foreseen: None,
             ended: false,
         }
     }
@@ -109,6 +113,11 @@ impl Ticket {
     /// Prompt tokens that the node's ledger has for it.
     fn pending_tokens(&self) -> u32 {
         self.sample.recall.uncached(self.sample.prompt_tokens) as u32
+    }
+
+    /// Its first byte is expected so.
+    pub(super) fn foresee(&mut self, foreseen: Foresight) {
+        self.foreseen = Some(foreseen);
     }
 
     /// The request waited so long for it.
@@ -203,6 +212,9 @@ impl Ticket {
         }
         self.balancer.attend(node, &outcome, self.sample.started, now);
         self.balancer.learned.ended(node, &self.sample);
+        if let Some(foreseen) = &self.foreseen {
+            self.balancer.punctuality.ended(node, foreseen, &self.sample);
+        }
         if node.spec.auto_limit {
             self.balancer.adjust(node, &self.sample);
         }

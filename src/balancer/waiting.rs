@@ -269,7 +269,7 @@ impl Balancer {
         while let Some((position, entry)) = self.next_in_turn(now, &mut scratch.candidates) {
             let Entry { item: waiter, since, .. } = &entry;
             let waited = now.since(*since);
-            match self.try_now(now, &waiter.shape, &waiter.tried, &mut scratch) {
+            match self.try_now(now, &waiter.shape, &waiter.tried, &mut scratch, false) {
                 Some(ticket) => self.give(now, position, waiter, waited, ticket),
                 None => {
                     self.put_back(now, position, entry);

@@ -67,6 +67,7 @@ impl Check<'_> {
                 budget: raw.retry.budget,
                 floor_per_s: raw.retry.floor_per_s,
                 attempts_max: raw.retry.attempts_max,
+                hedge_budget: raw.retry.hedge_budget,
             },
             limits: limits(&raw.limits),
             forward: Forward {
@@ -86,6 +87,7 @@ impl Check<'_> {
         self.names(&settings.nodes);
         self.loops(&settings);
         self.shadows(&settings.routes);
+        self.hedges(&settings.routes);
         if settings.ejection.base > settings.ejection.longest && !self.broken(&["ejection"]) {
             let complaint = Complaint::new("the first ejection is longer than the longest");
             self.complain("ejection.base", complaint.allowed("at most ejection.longest"));
@@ -178,6 +180,16 @@ impl Check<'_> {
             self.complain(&format!("route[{at}]"), complaint);
         }
     }
+
+    /// A copy of a POST is a second POST, which the route must allow.
+    fn hedges(&mut self, routes: &[Route]) {
+        for (at, route) in routes.iter().enumerate() {
+            if route.hedge && !route.retry_post && route.method == Some(http::Method::POST) {
+                let complaint = Complaint::new("never hedges: a POST of this route may not be sent again");
+                self.complain(&format!("route[{at}].hedge"), complaint.allowed("retry_post = true beside it"));
+            }
+        }
+    }
 }
 
 /// Whether every request that `later` matches is matched by `first` too.
@@ -228,6 +240,7 @@ fn route(raw: &RawRoute, timeouts: &Timeouts) -> Route {
         method: raw.method.as_ref().map(|method| method.0.clone()),
         model: raw.model.as_ref().map(|model| model.0.clone()),
         retry_post: raw.retry_post,
+        hedge: raw.hedge,
         priority: match raw.priority {
             RawPriority::Interactive => Priority::Interactive,
             RawPriority::Default => Priority::Default,

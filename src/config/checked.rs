@@ -96,6 +96,8 @@ pub struct Route {
     pub model: Option<String>,
     /// Whether a POST that was already sent may be sent again to another node before the first response byte.
     pub retry_post: bool,
+    /// Whether what may be sent again goes to a second node when the first is late.
+    pub hedge: bool,
     /// Class in the queue.
     pub priority: Priority,
     /// The effective timeouts of the route.
@@ -174,6 +176,8 @@ pub struct Retry {
     pub floor_per_s: f64,
     /// Attempts of one request at most, the first included.
     pub attempts_max: u32,
+    /// Hedges as a share of the requests on routes that hedge, 0..=0.1.
+    pub hedge_budget: f64,
 }
 
 /// Bounds.

@@ -220,11 +220,14 @@ pub struct RawRetry {
     /// Attempts of one request at most, the first included.
     #[schemars(range(min = 1, max = 10))]
     pub attempts_max: u32,
+    /// Second attempts beside late ones, as a share of the requests on routes that hedge.
+    #[schemars(extend("minimum" = 0, "maximum" = 0.1))]
+    pub hedge_budget: f64,
 }
 
 impl Default for RawRetry {
     fn default() -> Self {
-        RawRetry { budget: 0.2, floor_per_s: 10.0, attempts_max: 3 }
+        RawRetry { budget: 0.2, floor_per_s: 10.0, attempts_max: 3, hedge_budget: 0.02 }
     }
 }
 

@@ -69,7 +69,12 @@ impl Settings {
             queue: raw_queue(queue),
             rate_limit: raw_rate_limit(rate_limit),
             timeouts: raw_timeouts(timeouts),
-            retry: RawRetry { budget: retry.budget, floor_per_s: retry.floor_per_s, attempts_max: retry.attempts_max },
+            retry: RawRetry {
+                budget: retry.budget,
+                floor_per_s: retry.floor_per_s,
+                attempts_max: retry.attempts_max,
+                hedge_budget: retry.hedge_budget,
+            },
             limits: RawLimits {
                 connections_max: count(limits.connections_max),
                 head_bytes_max: Size(limits.head_bytes_max as u64),
@@ -206,6 +211,7 @@ fn raw_route(route: &Route, global: &Timeouts) -> RawRoute {
         method: route.method.clone().map(MethodName),
         model: route.model.clone().map(ModelName),
         retry_post: route.retry_post,
+        hedge: route.hedge,
         priority: match route.priority {
             Priority::Interactive => RawPriority::Interactive,
             Priority::Default => RawPriority::Default,

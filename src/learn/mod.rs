@@ -19,6 +19,7 @@ pub mod features;
 pub mod fit;
 pub mod guard;
 pub mod lane;
+pub mod lateness;
 pub mod learned;
 mod learner;
 mod method;

@@ -6,7 +6,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
@@ -19,8 +18,9 @@ use crate::balancer::{Ticket, Verdict};
 use crate::clock::Time;
 use crate::config::{Settings, Timeouts};
 use crate::node::NodeId;
-use crate::outcome::{Censor, Failure, Outcome};
+use crate::outcome::{Censor, Outcome};
 use crate::proxy::alarm::Alarm;
+use crate::proxy::attempt::retry_after;
 use crate::proxy::connection::{Busy, Conn};
 use crate::proxy::headers::{self, Survey};
 use crate::proxy::inspect::ResponseScan;
@@ -31,8 +31,8 @@ use crate::proxy::rate;
 use crate::proxy::relay::{Attempt, Patience, Relay};
 use crate::proxy::reply::{ProxyError, is_openai};
 use crate::proxy::story::Story;
-use crate::proxy::upload::{RequestBody, UploadFault, UploadState};
-use crate::proxy::upstream::{ConnectError, ExchangeError, Upstream};
+use crate::proxy::upload::RequestBody;
+use crate::proxy::upstream::Upstream;
 use crate::proxy::worker::{Worker, meaning_of_drop};
 
 /// The proxied route: every request that no admin API takes comes here.
@@ -94,14 +94,6 @@ pub(super) struct Passage {
     pub(super) busy: Option<Busy>,
     /// Whether there is an answer; without one the client has left.
     answered: bool,
-}
-
-/// Why an attempt brought no response.
-pub(super) struct Failed {
-    pub(super) error: ProxyError,
-    pub(super) outcome: Outcome,
-    /// The request, if nothing of it was written and it can be sent again.
-    pub(super) unsent: Option<Box<Outgoing>>,
 }
 
 /// The status that the log and the metrics give a request whose client left before any answer (as nginx does).
@@ -231,7 +223,14 @@ impl Passage {
                 verdict => Box::pin(self.settle(verdict, intake.shape.model.as_deref(), alarm)).await?,
             };
             let upload = intake.upload.as_deref();
-            let failed = match self.attempt(&mut ticket, request, upload, alarm).await {
+            let hedge = self.may_hedge(&mut ticket, &intake, spare.as_deref(), &tried);
+            let answered = match hedge {
+                None => self.attempt(ticket.node(), ticket.started(), request, upload, alarm).await,
+                Some(spare) => {
+                    Box::pin(self.hedged(&mut ticket, request, spare, &mut tried, &intake.shape, alarm)).await
+                }
+            };
+            let failed = match answered {
                 Ok((upstream, response)) => return Ok(self.relay(ticket, upstream, response, &intake)),
                 Err(failed) => failed,
             };
@@ -268,53 +267,6 @@ impl Passage {
         method.is_idempotent() || (*method == Method::POST && route.is_some_and(|r| self.settings.routes[r].retry_post))
     }
 
-    /// One attempt, up to the response head.
-    async fn attempt(
-        &self,
-        ticket: &mut Ticket,
-        mut request: Box<Outgoing>,
-        upload: Option<&UploadState>,
-        alarm: &mut Alarm,
-    ) -> Result<(Upstream, response::Parts), Failed> {
-        let node = Arc::clone(ticket.node());
-        request.address(&node, self.settings.forward.preserve_host);
-        let timeouts = self.timeouts();
-        let limits = &self.settings.limits;
-        let now = ticket.started();
-        let mut kept = self.worker.pool.take(&node, limits, now);
-        loop {
-            let mut upstream = match kept.take() {
-                Some(upstream) => upstream,
-                None => {
-                    let open = &self.worker.app.open_connections;
-                    match Box::pin(Upstream::connect(&node, open, &self.settings, timeouts.connect, now)).await {
-                        Ok(upstream) => upstream,
-                        Err(error) => return Err(not_connected(error, &node.spec.name, request)),
-                    }
-                }
-            };
-            let patience = self.first_byte_patience(timeouts.first_byte);
-            let (first_byte, deadline) = (timeouts.first_byte, self.deadline);
-            let waited = wait_for_head(&mut upstream, request, first_byte, deadline, upload, alarm).await;
-            match waited {
-                Some(Ok(response)) => return Ok((upstream, response)),
-                Some(Err(ExchangeError { unsent: Some(unsent), reused: true, .. })) => request = unsent,
-                Some(Err(error)) => {
-                    return Err(no_response(error, upload, &node.spec.name, self.settings.limits.body_bytes_max));
-                }
-                None => {
-                    let detail = format!("the node {} sent no response within {patience:?}", node.spec.name);
-                    let error = ProxyError::failed(Failure::Timeout, "http_response_timeout", detail);
-                    return Err(Failed { error, outcome: Outcome::Failed(Failure::Timeout), unsent: None });
-                }
-            }
-        }
-    }
-
-    fn first_byte_patience(&self, first_byte: Duration) -> Duration {
-        self.deadline.map_or(first_byte, |deadline| first_byte.min(deadline.saturating_duration_since(Instant::now())))
-    }
-
     fn relay(&mut self, ticket: Ticket, upstream: Upstream, mut head: response::Parts, intake: &Intake) -> Response {
         let status = head.status.as_u16();
         let seen = Survey::of(&head.headers);
@@ -334,6 +286,7 @@ impl Passage {
         self.worker.app.telemetry.answered(Some(ticket.node()), status);
         if let Some(story) = &mut self.story {
             story.status = status;
+            story.answers(ticket.decision());
         }
         let patience = Patience { between: self.timeouts().between_chunks, deadline: self.deadline };
         let attempt = Attempt {
@@ -348,67 +301,4 @@ impl Passage {
         };
         Response::from_parts(head, Body::new(Relay::new(attempt, scan, patience)))
     }
-}
-
-/// Sends the request and waits for the response head; `None` if it did not come in time.
-async fn wait_for_head(
-    upstream: &mut Upstream,
-    request: Box<Outgoing>,
-    first_byte: Duration,
-    deadline: Option<Instant>,
-    upload: Option<&UploadState>,
-    alarm: &mut Alarm,
-) -> Option<Result<response::Parts, ExchangeError>> {
-    let mut exchange = std::pin::pin!(upstream.exchange(request));
-    let mut pieces = 0;
-    loop {
-        match alarm.within(first_byte, deadline, exchange.as_mut()).await {
-            Some(exchanged) => return Some(exchanged),
-            None if deadline.is_some_and(|deadline| Instant::now() >= deadline) => return None,
-            // The time counts from when the node has the whole request, as long as it goes on taking it.
-            None if upload.is_some_and(|upload| upload.goes_on(&mut pieces)) => {}
-            None => return None,
-        }
-    }
-}
-
-/// `Retry-After` in seconds; a date or nonsense counts as the default pause.
-fn retry_after(value: &[u8]) -> Duration {
-    let seconds = std::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
-    seconds.map_or(crate::fleet::FULL_DEFAULT, Duration::from_secs)
-}
-
-pub(super) fn not_connected(error: ConnectError, node: &str, request: Box<Outgoing>) -> Failed {
-    let (error, outcome) = match error {
-        ConnectError::TooMany => {
-            (ProxyError::node_full(node), Outcome::Full { status: 503, retry_after: Some(Duration::ZERO) })
-        }
-        ConnectError::Timeout => (ProxyError::connect_timeout(node), Outcome::Failed(Failure::Connect)),
-        ConnectError::Io(error) => {
-            let refused = error.kind() == std::io::ErrorKind::ConnectionRefused;
-            let token = if refused { "connection_refused" } else { "destination_unavailable" };
-            let detail = format!("no connection to the node {node}: {error}");
-            (ProxyError::failed(Failure::Connect, token, detail), Outcome::Failed(Failure::Connect))
-        }
-    };
-    Failed { error, outcome, unsent: Some(request) }
-}
-
-fn no_response(error: ExchangeError, upload: Option<&UploadState>, node: &str, most: Option<u64>) -> Failed {
-    if let Some(fault) = upload.and_then(UploadState::fault) {
-        let error = match fault {
-            UploadFault::TooLarge => ProxyError::too_large(most.unwrap_or(u64::MAX)),
-            UploadFault::TooSlow => ProxyError::slow_client(),
-            UploadFault::Broken => ProxyError::broken_upload(),
-        };
-        return Failed { error, outcome: Outcome::Censored(Censor::ClientError), unsent: None };
-    }
-    let ExchangeError { source, unsent, .. } = error;
-    let (failure, token) = if source.is_parse() {
-        (Failure::Protocol, "http_protocol_error")
-    } else {
-        (Failure::Broken, "connection_terminated")
-    };
-    let detail = format!("the node {node} closed the connection without a valid response: {source}");
-    Failed { error: ProxyError::failed(failure, token, detail), outcome: Outcome::Failed(failure), unsent }
 }

@@ -6,10 +6,12 @@
 //! no node gave.
 
 mod alarm;
+mod attempt;
 mod connection;
 mod forward;
 pub mod framing;
 mod headers;
+mod hedge;
 pub mod inspect;
 mod intake;
 mod models;

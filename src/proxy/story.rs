@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Uri};
@@ -23,7 +24,10 @@ pub(super) struct Story {
     pub(super) model: Option<Arc<str>>,
     pub(super) node: Option<Arc<Node>>,
     pub(super) policy: Option<PolicyId>,
+    /// Attempts, one after the other.
     pub(super) attempts: u32,
+    /// Of those beside late ones; they are told while the request is lent to both.
+    pub(super) hedges: AtomicU32,
     /// In the queue, over all attempts.
     pub(super) waited: Duration,
     pub(super) status: u16,
@@ -43,6 +47,7 @@ impl Story {
             node: None,
             policy: None,
             attempts: 0,
+            hedges: AtomicU32::new(0),
             waited: Duration::ZERO,
             status: 0,
             first_byte: None,
@@ -54,6 +59,11 @@ impl Story {
     pub(super) fn attempt(&mut self, decision: &Decision, waited: Duration) {
         self.waited += waited;
         self.attempts += 1;
+        self.answers(decision);
+    }
+
+    /// That attempt is the one whose answer counts.
+    pub(super) fn answers(&mut self, decision: &Decision) {
         self.node = Some(Arc::clone(&decision.node));
         self.policy = Some(decision.policy);
     }
@@ -66,6 +76,7 @@ impl Story {
 
     /// Writes the line.
     pub(super) fn tell(&self, now: Time, outcome: &str) {
+        let hedges = self.hedges.load(Ordering::Relaxed);
         AccessRecord {
             client: self.client,
             method: self.method.as_str(),
@@ -78,7 +89,8 @@ impl Story {
             ttfb: self.first_byte.map(|at| at.since(self.started)),
             total: now.since(self.started),
             bytes: self.bytes,
-            attempts: self.attempts,
+            attempts: self.attempts + hedges,
+            hedged: hedges > 0,
             waited: self.waited,
             request_id: self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default(),
         }

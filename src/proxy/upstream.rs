@@ -76,8 +76,13 @@ pub(super) struct Upstream {
     idle_since: Time,
     /// Whether it carried a request before: only then can it be stale.
     used: bool,
+    /// The first piece of the body, if it was waited for before anybody asked for it.
+    begun: Option<Box<Piece>>,
     lease: Lease,
 }
+
+/// A piece of a response body: data or trailers, an error, or the end.
+type Piece = Option<Result<Frame<Bytes>, WireError>>;
 
 /// Why there is no connection.
 #[derive(Debug)]
@@ -120,7 +125,16 @@ impl Upstream {
         // Small writes must not wait for acknowledgements; a socket that refuses the option still works.
         let _ = stream.set_nodelay(true);
         let wire = Box::new(Wire::new(stream));
-        Ok(Upstream { wire, node: node.id, slot: node.slot, born: now, idle_since: now, used: false, lease })
+        Ok(Upstream {
+            wire,
+            node: node.id,
+            slot: node.slot,
+            born: now,
+            idle_since: now,
+            used: false,
+            begun: None,
+            lease,
+        })
     }
 
     /// Sends `request` and waits for the response head; the body follows by [`Upstream::poll_frame`].
@@ -132,19 +146,35 @@ impl Upstream {
         answer.map_err(|source| ExchangeError { source, unsent, reused })
     }
 
+    /// Waits until the first piece of the response body is there; it is kept for [`Upstream::poll_frame`].
+    pub(super) async fn body_begins(&mut self) {
+        if !self.is_end_stream() {
+            let piece = std::future::poll_fn(|cx| self.poll_frame(cx)).await;
+            self.begun = Some(Box::new(piece));
+        }
+    }
+
     /// The next piece of the response body, or its trailers.
-    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, WireError>>> {
-        self.wire.poll_frame(cx)
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Piece> {
+        match self.begun.take() {
+            Some(begun) => Poll::Ready(*begun),
+            None => self.wire.poll_frame(cx),
+        }
     }
 
     /// Whether the response has been read whole.
     pub(super) fn is_end_stream(&self) -> bool {
-        self.wire.is_end_stream()
+        self.begun.is_none() && self.wire.is_end_stream()
     }
 
     /// Bytes of the response body that are left.
     pub(super) fn size_hint(&self) -> SizeHint {
-        self.wire.size_hint()
+        let rest = self.wire.size_hint();
+        let begun = match self.begun.as_deref() {
+            Some(Some(Ok(frame))) => frame.data_ref().map_or(0, |data| data.len() as u64),
+            _ => 0,
+        };
+        rest.exact().map_or(rest, |rest| SizeHint::with_exact(rest + begun))
     }
 
     /// Sends `request` and reads the whole response; `None` if it fails or has more than `most` bytes.

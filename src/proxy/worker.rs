@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::app::App;
-use crate::balancer::{Scratch, Verdict};
+use crate::balancer::{Scratch, Ticket, Verdict};
 use crate::clock::Time;
 use crate::node::NodeId;
 use crate::outcome::Censor;
@@ -56,6 +56,12 @@ impl Worker {
     pub(super) fn decide(&self, now: Time, shape: &RequestShape, tried: &[NodeId]) -> Verdict {
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         self.app.balancer.decide(now, shape, tried, &mut scratch)
+    }
+
+    /// A second attempt of the request whose attempt `late` is late, if there is a node that is predicted to be quick.
+    pub(super) fn hedge(&self, now: Time, shape: &RequestShape, late: &Ticket, tried: &[NodeId]) -> Option<Ticket> {
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        self.app.balancer.hedge(now, shape, late, tried, &mut scratch)
     }
 
     pub(super) fn with_rng<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {

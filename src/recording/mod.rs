@@ -91,8 +91,12 @@ pub struct Row {
 /// The failures and censorings that a row's `reason` names.
 const FAILURES: [Failure; 5] =
     [Failure::Connect, Failure::Broken, Failure::BrokenBody, Failure::Timeout, Failure::Protocol];
-const CENSORS: [(Censor, &str); 3] =
-    [(Censor::ClientGone, "client_gone"), (Censor::ClientError, "client_error"), (Censor::Dropped, "dropped")];
+const CENSORS: [(Censor, &str); 4] = [
+    (Censor::ClientGone, "client_gone"),
+    (Censor::ClientError, "client_error"),
+    (Censor::Dropped, "dropped"),
+    (Censor::Hedged, "hedged"),
+];
 
 impl Row {
     /// The row of a sample, with the names of its node and kind.

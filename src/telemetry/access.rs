@@ -42,6 +42,8 @@ pub struct AccessRecord<'a> {
     pub waited: Duration,
     /// Attempts made.
     pub attempts: u32,
+    /// Whether one of them was a hedge.
+    pub hedged: bool,
     /// The id that the node saw in `X-Request-Id`.
     pub request_id: &'a str,
 }
@@ -69,6 +71,7 @@ impl AccessRecord<'_> {
             total_s = seconds(self.total),
             bytes = self.bytes,
             attempts = self.attempts,
+            hedged = self.hedged.then_some(true),
             request_id = self.request_id,
             "request"
         );

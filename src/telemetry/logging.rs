@@ -169,6 +169,7 @@ mod tests {
             bytes: 10,
             waited: std::time::Duration::ZERO,
             attempts: 1,
+            hedged: false,
             request_id: "id\nnext",
         }
     }

@@ -22,7 +22,7 @@ use crate::outcome::{Censor, Failure, Outcome, Sample};
 use crate::policy::{PolicyId, REGISTRY};
 
 /// How attempts end, as label values of `bellwether_attempts_total`.
-const OUTCOMES: [&str; 11] = [
+const OUTCOMES: [&str; 12] = [
     "completed",
     "full",
     "failed_connect",
@@ -34,6 +34,7 @@ const OUTCOMES: [&str; 11] = [
     "client_gone",
     "client_error",
     "dropped",
+    "hedged",
 ];
 
 fn place(outcome: &Outcome) -> usize {
@@ -49,6 +50,7 @@ fn place(outcome: &Outcome) -> usize {
         Outcome::Censored(Censor::ClientGone) => 8,
         Outcome::Censored(Censor::ClientError) => 9,
         Outcome::Censored(Censor::Dropped) => 10,
+        Outcome::Censored(Censor::Hedged) => 11,
     }
 }
 
@@ -251,7 +253,8 @@ impl Meters {
 
     pub(super) fn report(&self, now: Time) -> Report {
         let sum = |places: std::ops::Range<usize>| places.map(|at| self.counts[at].load(Ordering::Relaxed)).sum();
-        let counts = Counts { completed: sum(0..1), full: sum(1..2), failed: sum(2..8), censored: sum(8..11) };
+        let counts =
+            Counts { completed: sum(0..1), full: sum(1..2), failed: sum(2..8), censored: sum(8..OUTCOMES.len()) };
         let ejections = self.ejected.load(Ordering::Relaxed);
         Report { counts, ejections, ttfb: self.ttfb.quantiles(now), total: self.total.quantiles(now) }
     }

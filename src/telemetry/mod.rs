@@ -49,6 +49,9 @@ use crate::trainer::Trainer;
 /// Why attempts are followed by another one; series that exist from the start.
 const RETRY_REASONS: [&str; 2] = ["unsent", "idempotent"];
 
+/// What comes of second attempts beside late ones.
+const HEDGE_RESULTS: [&str; 4] = ["won", "lost", "failed", "left"];
+
 /// What a scrape needs to know beyond the counters.
 #[derive(Clone, Copy)]
 pub struct Scrape<'a> {
@@ -76,6 +79,7 @@ pub struct Telemetry {
     own_errors: AtomicU64,
     foresight: Foresight,
     retries: Words,
+    hedges: Words,
     rejected: Words,
     refused: Words,
     fit_seconds: Histogram,
@@ -107,6 +111,7 @@ impl Default for Telemetry {
             foresight: Foresight::default(),
             codes: CodeCounters::new(|code| proxy_answers(&own, code)),
             retries: Words::new(&own, series::RETRIES, "reason", &RETRY_REASONS),
+            hedges: Words::new(&own, series::HEDGES, "result", &HEDGE_RESULTS),
             rejected: Words::new(&own, series::REJECTED, "reason", &Reason::ALL.map(Reason::word)),
             refused: Words::new(&own, series::REFUSED, "reason", &[]),
             fit_seconds: Histogram::new(series::FIT_SECONDS, histogram::SHORT),
@@ -154,6 +159,11 @@ impl Telemetry {
     /// Another attempt of the same request follows; `reason` is from a known set of words.
     pub fn retried(&self, reason: &'static str) {
         self.retries.count(&self.registry, reason);
+    }
+
+    /// A second attempt beside a late one has come to something; `result` is from a known set of words.
+    pub fn hedged(&self, result: &'static str) {
+        self.hedges.count(&self.registry, result);
     }
 
     /// A request was refused for want of a node.

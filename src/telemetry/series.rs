@@ -25,6 +25,7 @@ pub(super) const DECISIONS: &str = "bellwether_decisions_total";
 pub(super) const POLICY_ACTIVE: &str = "bellwether_policy_active";
 pub(super) const POLICY_SWITCHES: &str = "bellwether_policy_switches_total";
 pub(super) const RETRIES: &str = "bellwether_retries_total";
+pub(super) const HEDGES: &str = "bellwether_hedges_total";
 pub(super) const REJECTED: &str = "bellwether_rejected_total";
 pub(super) const QUEUE_LENGTH: &str = "bellwether_queue_length";
 pub(super) const QUEUE_BYTES: &str = "bellwether_queue_bytes";
@@ -88,6 +89,7 @@ pub(super) const HELP: &[(&str, &str)] = &[
     (DECISIONS, "Decisions for a node, by the policy that made them."),
     (POLICY_ACTIVE, "1 for the policy that decides now, 0 for the others."),
     (POLICY_SWITCHES, "Switches of the policy while running."),
+    (HEDGES, "Second attempts beside late ones, by what came of them: won, lost, failed (both) or left (the client)."),
     (RETRIES, "Attempts that were followed by another one for the same request, by what went wrong."),
     (REJECTED, "Requests refused because there was no node for them."),
     (QUEUE_LENGTH, "Requests that wait for a node, by class."),

@@ -14,6 +14,7 @@ mod ejection;
 mod failures;
 mod headers;
 mod health;
+mod hedging;
 mod messages;
 mod models;
 mod queue;

@@ -21,7 +21,7 @@ use super::problem::{Problem, Query};
 use crate::app::App;
 use crate::clock::Time;
 use crate::decisions::{Contender, DECISIONS_MAX, Remembered};
-use crate::outcome::{Outcome, Sample};
+use crate::outcome::{Censor, Outcome, Sample};
 
 /// Decisions that are shown unless a number is asked for.
 const SHOWN: usize = 50;
@@ -82,6 +82,8 @@ struct EndView {
     status: Option<u16>,
     /// What the node did wrong, where it failed.
     failure: Option<&'static str>,
+    /// Whether another attempt of the same request was first.
+    hedged: bool,
     /// First byte after the decision, in seconds.
     ttfb_s: Option<f64>,
     /// End after the decision, in seconds.
@@ -106,6 +108,7 @@ impl EndView {
             outcome: sample.outcome.word(),
             status,
             failure,
+            hedged: sample.outcome == Outcome::Censored(Censor::Hedged),
             ttfb_s: sample.ttfb.map(|ttfb| ttfb.as_secs_f64()),
             total_s: sample.total.as_secs_f64(),
             mean_in_flight: sample.mean_in_flight,
@@ -135,6 +138,8 @@ struct DecisionView {
     max_tokens: Option<u32>,
     /// Who decided.
     policy: &'static str,
+    /// Whether it was for a second attempt beside a late one.
+    hedge: bool,
     /// Version of the model then; 0 for none.
     model_version: u32,
     /// Where it went.
@@ -187,6 +192,7 @@ fn decision_view(app: &App, now: Time, wall: SystemTime, one: &Remembered) -> De
         prompt_tokens: one.prompt_tokens,
         max_tokens: one.output_tokens_max,
         policy: one.policy.name(),
+        hedge: one.hedge,
         model_version: one.version,
         node: chosen.node.name.clone(),
         propensity: chosen.probability,

@@ -24,6 +24,8 @@ pub struct RawRoute {
     pub model: Option<ModelName>,
     /// Whether a POST that was already sent may be sent again to another node.
     pub retry_post: bool,
+    /// Whether a request that may be sent again is sent to a second node when the first is late; the first answer counts.
+    pub hedge: bool,
     /// Class in the queue.
     pub priority: RawPriority,
     /// Timeouts that differ from the global ones.
