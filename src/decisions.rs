@@ -68,7 +68,16 @@ pub struct Against {
     pub plain_s: f64,
 }
 
-/// [`Against`] of all remembered decisions of the learned policy, in all.
+/// Why a decision is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// Its turn had come: those of one policy are a fair sample of all of its decisions.
+    Due,
+    /// It explored.
+    Explored,
+}
+
+/// [`Against`] of a fair sample of the learned policy's decisions, in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct AgainstSum {
     /// How many decisions that were.
@@ -199,7 +208,7 @@ impl Decisions {
         self.count.load(Ordering::Acquire)
     }
 
-    /// The learned policy's decisions against the plain one's, of those that were remembered since the start.
+    /// The learned policy's decisions against the plain one's since the start, of at most a hundred a second.
     pub fn against(&self) -> AgainstSum {
         let Sums { decisions, chosen_us, plain_us } = &self.against;
         let seconds = |sum: &AtomicU64| sum.load(Ordering::Relaxed) as f64 / 1e6;
@@ -247,21 +256,22 @@ impl Decisions {
         }
     }
 
-    /// Whether this decision is to be remembered.
-    fn is_wanted(&self, choice: &Choice<'_>, policy: PolicyId) -> bool {
+    /// Whether and why this decision is to be remembered.
+    fn wants(&self, choice: &Choice<'_>, policy: PolicyId) -> Option<Wanted> {
         let now = choice.context.now;
         let due = self.due.load(Ordering::Relaxed);
         if now.as_micros() >= due {
             let next = now.after(EVERY).as_micros();
             // Of several that come at once, one.
             if self.due.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                return true;
+                return Some(Wanted::Due);
             }
         }
-        policy.is_learned() && adaptive::is_explored(choice.learned, now, choice.weights, choice.at)
+        let explored = policy.is_learned() && adaptive::is_explored(choice.learned, now, choice.weights, choice.at);
+        explored.then_some(Wanted::Explored)
     }
 
-    fn remember(&self, choice: &Choice<'_>, decision: &Decision) -> u64 {
+    fn remember(&self, choice: &Choice<'_>, decision: &Decision, wanted: Wanted) -> u64 {
         let Choice { context, weights, at, learned } = *choice;
         // The one that was drawn tells what its weight amounts to, so the others' are known too.
         let scale = if weights[at] > 0.0 { decision.propensity / weights[at] } else { 0.0 };
@@ -272,7 +282,9 @@ impl Decisions {
         let candidates = all.len();
         let routed = decision.policy.is_learned() && learned.fallback(context.now).is_none();
         let against = if routed { self.compare(context, &all, at) } else { None };
-        against.iter().for_each(|against| self.against.add(against));
+        // What explores costs more than the rest. Counted with the others, of which a few are seen, it would pass for
+        // the use of the policy.
+        against.iter().filter(|_| wanted == Wanted::Due).for_each(|against| self.against.add(against));
         let (contenders, chosen) = likeliest(&all, at);
         let number = self.count.fetch_add(1, Ordering::AcqRel) + 1;
         self.keep(Remembered {
@@ -317,10 +329,8 @@ fn likeliest(all: &[Contender], at: usize) -> (Vec<Contender>, usize) {
 
 impl Observer for Decisions {
     fn decided(&self, choice: &Choice<'_>, decision: &Decision) -> Option<NonZeroU64> {
-        if !self.is_wanted(choice, decision.policy) {
-            return None;
-        }
-        NonZeroU64::new(self.remember(choice, decision))
+        let wanted = self.wants(choice, decision.policy)?;
+        NonZeroU64::new(self.remember(choice, decision, wanted))
     }
 
     fn came_of(&self, number: NonZeroU64, sample: &Sample) {

@@ -102,6 +102,7 @@ fn every_explored_decision_is_remembered_with_what_was_better() {
     scene.balancer.set_policy(named("adaptive"));
     scene.balancer.learned().set_knobs(Knobs { explore: 0.2, ..Knobs::default() });
     let before = scene.decisions.count.load(Ordering::Relaxed);
+    let compared = scene.decisions.against().decisions;
     let mut off_best = 0;
     for _ in 0..400 {
         // All at one time: at most one of them is remembered without having been explored.
@@ -114,6 +115,8 @@ fn every_explored_decision_is_remembered_with_what_was_better() {
     assert!(off_best > 0);
     assert_eq!(explored.len() as u64, off_best);
     assert!(scene.decisions.count.load(Ordering::Relaxed) - before <= off_best + 1);
+    assert!(scene.decisions.against().decisions - compared <= 1, "what was explored is no fair sample");
+    assert!(explored.iter().all(|one| one.against.is_some()), "each by itself is compared");
     for one in explored {
         assert_eq!(one.preferred.as_ref().map(|node| node.name.as_str()), Some("n0"));
         let (best, own) = (&one.contenders[0], &one.contenders[one.chosen]);
