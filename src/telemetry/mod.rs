@@ -20,7 +20,6 @@ mod window;
 mod words;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge};
@@ -33,7 +32,7 @@ pub use window::Quantiles;
 use self::codes::CodeCounters;
 use self::foresight::Foresight;
 use self::histogram::Histogram;
-use self::meters::{AllMeters, FleetSum};
+use self::meters::{AllMeters, Answers, FleetSum};
 use self::process::Process;
 use self::series::Registry;
 use self::words::Words;
@@ -75,8 +74,7 @@ pub struct Telemetry {
     nodes: AllMeters,
     /// Answers of the proxy itself.
     codes: CodeCounters,
-    own_answers: AtomicU64,
-    own_errors: AtomicU64,
+    answers: Answers,
     foresight: Foresight,
     retries: Words,
     hedges: Words,
@@ -106,8 +104,7 @@ impl Default for Telemetry {
         let own = Registry::new(None);
         let telemetry = Telemetry {
             nodes: AllMeters::default(),
-            own_answers: AtomicU64::new(0),
-            own_errors: AtomicU64::new(0),
+            answers: Answers::default(),
             foresight: Foresight::default(),
             codes: CodeCounters::new(|code| proxy_answers(&own, code)),
             retries: Words::new(&own, series::RETRIES, "reason", &RETRY_REASONS),
@@ -144,15 +141,10 @@ fn proxy_answers(own: &Registry, code: String) -> Counter {
 impl Telemetry {
     /// A client has its answer: `node` is the one whose response it got, `None` where the proxy itself answered.
     pub fn answered(&self, node: Option<&Node>, status: u16) {
+        self.answers.add(status);
         match node {
             Some(node) => self.nodes.of(node, |meters| meters.answered(status)),
-            None => {
-                self.own_answers.fetch_add(1, Ordering::Relaxed);
-                if status >= 500 {
-                    self.own_errors.fetch_add(1, Ordering::Relaxed);
-                }
-                self.codes.of(status, |code| proxy_answers(&self.registry, code)).increment(1);
-            }
+            None => self.codes.of(status, |code| proxy_answers(&self.registry, code)).increment(1),
         }
     }
 
@@ -219,13 +211,11 @@ impl Telemetry {
 
     /// How the fleet as a whole has been doing; quantiles are of the minute before `now`.
     pub fn fleet_report(&self, nodes: &[Arc<Node>], now: Time) -> FleetReport {
-        let answers = self.own_answers.load(Ordering::Relaxed);
-        let errors = self.own_errors.load(Ordering::Relaxed);
-        let mut sum = FleetSum { answers, errors, ..FleetSum::default() };
+        let mut sum = FleetSum::default();
         for node in nodes {
             self.nodes.of(node, |meters| meters.add_to(&mut sum, now));
         }
-        sum.report()
+        sum.report(&self.answers)
     }
 
     /// Everything in the text format of Prometheus (0.0.4). Takes milliseconds with many nodes: not for the threads

@@ -131,6 +131,21 @@ fn a_removed_node_leaves_no_series_and_its_successor_starts_at_zero() {
 }
 
 #[test]
+fn the_fleets_answers_stay_counted_when_a_node_leaves() {
+    let telemetry = Telemetry::default();
+    let before = fleet(&["a", "b"]);
+    before.nodes().iter().for_each(|node| telemetry.answered(Some(node), 200));
+    telemetry.answered(Some(&before.nodes()[1]), 502);
+    telemetry.answered(None, 503);
+    let counted = |fleet: &Fleet| {
+        let FleetReport { answers, errors, .. } = telemetry.fleet_report(fleet.nodes(), Time::ZERO);
+        (answers, errors)
+    };
+    assert_eq!(counted(&before), (4, 2));
+    assert_eq!(counted(&before.without("b").expect("known")), (4, 2));
+}
+
+#[test]
 fn a_hostile_node_name_cannot_break_the_exposition() {
     let telemetry = Telemetry::default();
     let name = "a\"} 1\nevil{x=\"\\";

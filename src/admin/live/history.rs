@@ -63,8 +63,7 @@ impl History {
         let standing = crate::admin::model::standing(app, now);
         let counted = (now, figures.answers, figures.errors);
         let Some((then, answers, errors)) = self.last.replace(counted) else { return };
-        // A node that went took its counts along.
-        let (answers, errors) = (figures.answers.saturating_sub(answers), figures.errors.saturating_sub(errors));
+        let (answers, errors) = (figures.answers - answers, figures.errors - errors);
         if self.moments.len() == MOMENTS_MAX {
             self.moments.pop_front();
         }
