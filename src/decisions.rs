@@ -138,7 +138,7 @@ pub struct Remembered {
     pub candidates: usize,
     /// Which node the learned policy thinks best; `None` without a predictor or where all are left out.
     pub preferred: Option<Arc<NodeSpec>>,
-    /// Against the plain policy, where the learned one decided.
+    /// Against the plain policy, where the learned one decided and knew times.
     pub against: Option<Against>,
     /// What came of it, once the attempt has ended.
     pub ended: OnceLock<Sample>,
@@ -220,7 +220,8 @@ impl Decisions {
     fn compare(&self, context: &Context<'_>, all: &[Contender], at: usize) -> Option<Against> {
         let mut shares = vec![0.0; all.len()];
         self.plain.peek(context, &mut shares);
-        let cost = |one: &Contender| one.assessment.map(|seen| seen.prediction.total_s + seen.prediction.marginal_s);
+        let cost =
+            |one: &Contender| Some(one.assessment.as_ref()?.expected()?).map(|seen| seen.total_s + seen.marginal_s);
         let mut plain_s = 0.0;
         for (share, one) in shares.iter().zip(all).filter(|(share, _)| **share > 0.0) {
             plain_s += share * cost(one)?;

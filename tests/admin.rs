@@ -4,6 +4,8 @@
 mod decisions;
 #[path = "admin/door.rs"]
 mod door;
+#[path = "admin/figures.rs"]
+mod figures;
 #[path = "admin/live.rs"]
 mod live;
 #[path = "admin/model.rs"]

@@ -8,7 +8,7 @@ use crate::clock::Time;
 use crate::fleet::Node;
 use crate::learn::predictor::Factors;
 use crate::learn::silence::{Quiet, patience_s};
-use crate::learn::{Learned, NodeLoad, NodeModel, Predictor, Target};
+use crate::learn::{How, Learned, NodeLoad, NodeModel, Predictor, Target};
 
 /// A learned number.
 #[derive(Debug, Serialize, ToSchema)]
@@ -59,15 +59,15 @@ pub(super) struct NodeModelView {
     name: String,
     /// Whether anything was learned of the node itself; if not, the fleet's curve stands in.
     known: bool,
-    /// Expected response time of the request that is typical now, in seconds.
-    predicted_s: f64,
+    /// Expected response time of the request that is typical now, in seconds; null while no times of such are known.
+    predicted_s: Option<f64>,
     /// What failures of late multiply its score by, less one.
     penalty: f64,
     /// Learned number of requests that it works on at once; null while unknown.
     slot_limit: Option<f64>,
     /// Null before anything was learned of it.
     capacity: Option<CapacityView>,
-    /// How many it may have in flight while it proves itself; null once it has.
+    /// How many the model gives it at once while it proves itself; null once it has, and while the model does not route.
     ramp_limit: Option<u32>,
     /// `no`; `yes`: it has work and gives no sign of life; `suspected`: it went silent and was not heard of since.
     silent: &'static str,
@@ -99,28 +99,28 @@ pub(super) fn targets(predictor: &Predictor, model: &NodeModel, factors: &Factor
     known.map(view).collect()
 }
 
-/// What was learned of `node`.
-pub(super) fn node(learned: &Learned, predictor: &Predictor, node: &Node, now: Time) -> NodeModelView {
+/// What was learned of `node`; `routes` says whether the model decides.
+pub(super) fn node(learned: &Learned, predictor: &Predictor, node: &Node, routes: bool, now: Time) -> NodeModelView {
     let (model, live) = (predictor.node(node.slot, node.id), learned.node(node));
-    let known = predictor.known(node.slot, node.id).is_some();
     let (ledger, factors) = (&node.live.ledger, live.factors());
     let (in_flight, waiting) = (ledger.in_flight(), ledger.waiting());
     let load = NodeLoad::new(in_flight, waiting, ledger.waiting_prompt_tokens());
     let patience_s = patience_s(model.sign_interval_s(&predictor.has, &factors, &load));
     let quiet = Quiet { in_flight, waiting, quiet_s: now.seconds_since(ledger.last_sign()), patience_s };
-    let capacity = model.capacity;
+    let ask = Some(predictor.typical()).filter(|ask| ask.how != How::Unknown);
+    let capacity = Some(model.capacity).filter(|capacity| capacity.rps > 0.0);
     NodeModelView {
         name: node.spec.name.clone(),
-        known,
-        predicted_s: model.predict(&factors, &load, &predictor.typical()).total_s,
+        known: model.is_known(),
+        predicted_s: ask.map(|ask| model.predict(&factors, &load, &ask).total_s),
         penalty: live.penalty.at(now),
         slot_limit: Some(model.slots).filter(|slots| slots.is_finite()),
-        capacity: known.then_some(CapacityView {
+        capacity: capacity.map(|capacity| CapacityView {
             rps: capacity.rps,
             in_flight: capacity.in_flight,
             is_lower_bound: capacity.is_lower_bound,
         }),
-        ramp_limit: Some(live.ramp_limit()).filter(|limit| *limit != u32::MAX),
+        ramp_limit: Some(live.ramp_limit()).filter(|limit| routes && *limit != u32::MAX),
         silent: match () {
             () if quiet.is_silent() => "yes",
             () if live.watch.is_suspect() => "suspected",

@@ -27,7 +27,7 @@ use crate::trainer::OrderError;
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Standing {
     /// Whether the model decides where requests go.
-    routes: bool,
+    pub(super) routes: bool,
     /// `routes`, `other-policy`, `shadow`, or why the fallback routes: `missing`, `stale`, `too_few_samples`,
     /// `worse_than_baseline`, `wanted`.
     pub(super) state: &'static str,
@@ -274,14 +274,16 @@ fn view(app: &App) -> ModelView {
     let (now, learned) = (app.clock.now(), app.balancer.learned());
     let predictor = learned.predictor();
     let predictor = predictor.as_deref();
+    let standing = standing(app, now);
     let nodes = predictor.map(|predictor| {
         let fleet = app.balancer.fleet();
-        fleet.nodes().iter().map(|node| learned::node(learned, predictor, node, now)).collect()
+        let view = |node| learned::node(learned, predictor, node, standing.routes, now);
+        fleet.nodes().iter().map(|node| view(node)).collect()
     });
     ModelView {
         version: predictor.map_or(0, |predictor| predictor.version),
         age_s: predictor.map(|predictor| now.seconds_since(predictor.made)),
-        standing: standing(app, now),
+        standing,
         knobs: knobs_view(app),
         samples: samples_view(app),
         trainer: trainer_view(app, now),

@@ -61,6 +61,11 @@ impl State {
         !matches!(self, State::Down | State::Draining)
     }
 
+    /// Whether what the node can do counts for the fleet now. An ejected one gets nothing, one on trial next to nothing.
+    pub fn bears_load(self) -> bool {
+        matches!(self, State::Up | State::Full)
+    }
+
     /// The word for people and labels.
     pub fn word(self) -> &'static str {
         match self {

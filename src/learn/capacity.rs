@@ -4,7 +4,11 @@
 //! followed up to the node's limit, its learned slot limit, or 1.25 times the largest load that was seen there: beyond
 //! that it would be invention. While the rate still grows at that edge, the figure is a lower bound and says so.
 
-use crate::learn::predictor::{Ask, Factors, NodeLoad, NodeModel};
+use std::sync::Arc;
+
+use crate::clock::Time;
+use crate::fleet::Node;
+use crate::learn::predictor::{Ask, Factors, How, NodeLoad, NodeModel, Predictor};
 
 /// How far beyond the largest load seen the curve is followed.
 const BEYOND: f64 = 1.25;
@@ -33,8 +37,23 @@ impl Default for Capacity {
 }
 
 impl Capacity {
-    /// Of `model` with its limit and the largest load that was seen at it.
+    /// What the nodes that bear load at `now` can do together. A lower bound if it is one of any of them.
+    pub fn in_service(predictor: &Predictor, nodes: &[Arc<Node>], now: Time) -> Capacity {
+        let bearing = nodes.iter().filter(|node| node.live.health.state(now).bears_load());
+        let none = Capacity { is_lower_bound: false, ..Capacity::default() };
+        bearing.map(|node| predictor.node(node.slot, node.id).capacity).fold(none, |sum, one| Capacity {
+            rps: sum.rps + one.rps,
+            in_flight: sum.in_flight + one.in_flight,
+            is_lower_bound: sum.is_lower_bound || one.is_lower_bound,
+        })
+    }
+
+    /// Of `model` with its limit and the largest load that was seen at it. Unknown where nothing was learned of the node
+    /// itself, or where nothing learned answers for the typical request: the prediction is then no time.
     pub(super) fn of(model: &NodeModel, factors: &Factors, ask: &Ask, limit: f64, largest_seen: f64) -> Capacity {
+        if ask.how == How::Unknown || !model.is_known() {
+            return Capacity::default();
+        }
         let edge = limit.min(model.slots).min((BEYOND * largest_seen).max(1.0)).max(1.0);
         let rate = |n: f64| {
             let load = NodeLoad { in_flight: n - 1.0, ..NodeLoad::default() };
@@ -64,7 +83,6 @@ impl Capacity {
 mod tests {
     use super::*;
     use crate::learn::features::{TARGETS, Target};
-    use crate::learn::predictor::How;
     use crate::learn::predictor::tests::model;
 
     const ASK: Ask = Ask { prompt: 0.0, output: 0.0, how: How::Plain };
@@ -73,7 +91,17 @@ mod tests {
     fn four_workers() -> NodeModel {
         let mut beta = [[0.0; 6]; TARGETS];
         beta[Target::Total.index()] = [0.1, 0.0, 0.0, 0.025, 0.0, 0.0];
-        model(beta)
+        NodeModel { evidence: [1.0, 0.0, 0.0, 0.0], ..model(beta) }
+    }
+
+    #[test]
+    fn of_a_node_that_has_answered_nothing_or_a_request_that_nothing_answers_for_no_capacity_is_told() {
+        let stranger = NodeModel { evidence: [0.0; TARGETS], ..four_workers() };
+        for (node, ask) in [(stranger, ASK), (four_workers(), Ask { how: How::Unknown, ..ASK })] {
+            let capacity = Capacity::of(&node, &[1.0; TARGETS], &ask, 6e4, 10.0);
+            assert_eq!(capacity, Capacity::default());
+            assert!(!capacity.is_used_up(100.0), "it may be explored");
+        }
     }
 
     #[test]

@@ -198,6 +198,11 @@ impl NodeModel {
         }
     }
 
+    /// Whether anything was learned of the node itself; if not, this is the fleet's curve under its name.
+    pub fn is_known(&self) -> bool {
+        self.evidence.iter().any(|weight| *weight > 0.0)
+    }
+
     /// What `ask` would take on this node under `load`, and what it would cost the others there.
     #[inline]
     pub fn predict(&self, factors: &Factors, load: &NodeLoad, ask: &Ask) -> Prediction {

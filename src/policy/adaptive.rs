@@ -85,7 +85,7 @@ impl Adaptive {
     }
 
     /// What it would have done where another policy chose the candidate `chosen`; `None` while it would not route by
-    /// the model, or would leave out every node. Allocates nothing.
+    /// the model, would leave out every node, or knows no times of such requests. Allocates nothing.
     pub fn compare(&self, ctx: &Context<'_>, chosen: usize) -> Option<Comparison> {
         let loaded = self.learned.load();
         let predictor = loaded.as_deref()?;
@@ -93,6 +93,9 @@ impl Adaptive {
             return None;
         }
         let ask = ask(predictor, ctx);
+        if ask.how == How::Unknown {
+            return None;
+        }
         let knobs = knobs(&self.learned, &ask);
         let mut best: Option<Assessment> = None;
         let mut theirs = None;
@@ -260,7 +263,8 @@ impl Policy for Adaptive {
         let load = load_without(node, candidate, ctx.shape.prompt_tokens);
         let ask = ask_at(&ask(predictor, ctx), candidate);
         let prediction = predictor.lanes(ask.how).node(node.slot, node.id).predict(&live.factors(), &load, &ask);
-        Expected { seconds: prediction.total_s, version: predictor.version }
+        let seconds = if ask.how == How::Unknown { f64::NAN } else { prediction.total_s };
+        Expected { seconds, version: predictor.version }
     }
 
     fn observe(&self, node: &Node, sample: &Sample) {

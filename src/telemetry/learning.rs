@@ -11,6 +11,7 @@ use super::series::*;
 use crate::balancer::Balancer;
 use crate::clock::Time;
 use crate::fleet::{Fleet, Node};
+use crate::learn::capacity::Capacity;
 use crate::learn::{Fallback, FitResult, How, NodeLoad, NodeModel, Predictor, Target, Unfit};
 use crate::trainer::Trainer;
 
@@ -93,7 +94,8 @@ pub(super) fn render(now: Time, fleet: &Fleet, balancer: &Balancer, trainer: &Tr
     let views: Vec<View<'_>> =
         fleet.nodes().iter().map(|node| View::of(node, predictor.as_deref(), balancer)).collect();
     predictions(&mut page, predictor.as_deref(), &views);
-    capacities(&mut page, now, &views, trainer);
+    let in_service = predictor.as_deref().map(|predictor| Capacity::in_service(predictor, fleet.nodes(), now));
+    capacities(&mut page, now, in_service.unwrap_or_default(), &views, trainer);
     decisions(&mut page, balancer);
     fits(&mut page, trainer);
     page.words(FALLBACK_ACTIVE, GAUGE, "reason", {
@@ -138,15 +140,17 @@ fn predictions(page: &mut Page, predictor: Option<&Predictor>, views: &[View<'_>
     }
 }
 
-fn capacities(page: &mut Page, now: Time, views: &[View<'_>], trainer: &Trainer) {
-    let total_rps: f64 = views.iter().map(View::capacity_rps).sum();
+fn capacities(page: &mut Page, now: Time, in_service: Capacity, views: &[View<'_>], trainer: &Trainer) {
+    let total_rps = in_service.rps;
     let share = |part: f64| if total_rps > 0.0 { part / total_rps } else { f64::NAN };
     let status = trainer.status();
     let known = |value: f64| if value > 0.0 { value } else { f64::NAN };
     page.nodes(NODE_CAPACITY, views, |view| known(view.capacity_rps()));
     page.nodes(NODE_CAPACITY_BOUND, views, |view| flag(view.model.is_none_or(|model| model.capacity.is_lower_bound)));
     page.nodes(NODE_SHARE, views, |view| status.pace.share(view.node.slot, view.node.id));
-    page.nodes(NODE_FAIR_SHARE, views, |view| share(view.capacity_rps()));
+    page.nodes(NODE_FAIR_SHARE, views, |view| {
+        if view.node.live.health.state(now).bears_load() { share(view.capacity_rps()) } else { f64::NAN }
+    });
     page.single(FLEET_UTILIZATION, GAUGE, share(status.pace.per_s(now)));
 }
 

@@ -132,10 +132,10 @@ pub(super) const HELP: &[(&str, &str)] = &[
     (NODE_CAPACITY, "Requests per second of the present mix that the node can answer, by its learned curve."),
     (NODE_CAPACITY_BOUND, "1 while the node was never busy enough to know more than that it can do at least that."),
     (NODE_SHARE, "The node's part of the attempts that ended of late."),
-    (NODE_FAIR_SHARE, "The node's part of the fleet's capacity."),
+    (NODE_FAIR_SHARE, "The node's part of the capacity of the nodes that get work; not a number for the others."),
     (
         FLEET_UTILIZATION,
-        "Attempts per second of late over the fleet's capacity; too high while capacities are lower bounds.",
+        "Attempts per second of late over the capacity of the nodes that get work; too high while capacities are lower bounds.",
     ),
     (EXPLORATIONS, "Decisions for a node that was not the best, to learn of it."),
     (LABELS, "Samples that the model learned from."),

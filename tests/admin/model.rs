@@ -8,6 +8,7 @@ use bellwether::app::App;
 use bellwether::balancer::{Scratch, Ticket, Verdict};
 use bellwether::clock::{Clock, Time};
 use bellwether::config::Settings;
+use bellwether::fleet::Node;
 use bellwether::learn::Learner;
 use bellwether::node::NodeSpec;
 use bellwether::outcome::{Failure, Outcome};
@@ -21,29 +22,30 @@ use super::{call, get, post};
 const DONE: Outcome = Outcome::Completed { status: 200 };
 
 /// A proxy without sockets whose clock the test turns.
-struct Scene {
-    app: Arc<App>,
+pub(super) struct Scene {
+    pub(super) app: Arc<App>,
     clock: Clock,
-    router: Router,
+    pub(super) router: Router,
+    pub(super) learner: Learner,
     scratch: Scratch,
-    now_s: f64,
+    pub(super) now_s: f64,
 }
 
 impl Scene {
-    fn new(names: &[&str], policy: &str) -> Scene {
+    pub(super) fn new(names: &[&str], policy: &str) -> Scene {
         let nodes = names.iter().map(|name| NodeSpec::new(format!("http://127.0.0.1:1/{name}")).named(*name)).collect();
         let policy = PolicyId::named(policy).expect("known");
         let clock = Clock::manual();
         let settings = Settings { nodes, policy, ..Settings::default() };
         let app = App::with_clock(settings, clock.clone()).expect("valid");
         let router = admin::router(Arc::clone(&app));
-        Scene { app, clock, router, scratch: Scratch::with_seed(7), now_s: 0.0 }
+        let learner = Learner::new(Arc::clone(app.balancer.learned()));
+        Scene { app, clock, router, learner, scratch: Scratch::with_seed(7), now_s: 0.0 }
     }
 
     /// A proxy that has learned for 30 s: node `i` has four workers that take `services[i]`.
-    fn taught(names: &[&str], services: &[f64]) -> Scene {
+    pub(super) fn taught(names: &[&str], services: &[f64]) -> Scene {
         let mut scene = Scene::new(names, "random");
-        let mut learner = Learner::new(Arc::clone(scene.app.balancer.learned()));
         let mut rng = fastrand::Rng::with_seed(1);
         for tick in 0..60 {
             scene.turn_to(f64::from(tick) * 0.5);
@@ -58,24 +60,24 @@ impl Scene {
             flying.sort_by(|(a, _), (b, _)| a.total_cmp(b));
             for (ended_s, ticket) in flying {
                 let ended = Time::from_secs_f64(ended_s);
-                learner.observe(ended, &ticket.finish(ended, DONE)).expect("a label");
+                scene.learner.observe(ended, &ticket.finish(ended, DONE)).expect("a label");
             }
-            learner.refit(scene.now());
+            scene.learner.refit(scene.now());
         }
         scene.app.switch_policy(PolicyId::named("adaptive").expect("known"), "the test");
         scene
     }
 
-    fn now(&self) -> Time {
+    pub(super) fn now(&self) -> Time {
         Time::from_secs_f64(self.now_s)
     }
 
-    fn turn_to(&mut self, seconds: f64) {
+    pub(super) fn turn_to(&mut self, seconds: f64) {
         self.now_s = seconds;
         self.clock.set(self.now());
     }
 
-    fn decide(&mut self, path: &str, model: Option<&str>) -> Ticket {
+    pub(super) fn decide(&mut self, path: &str, model: Option<&str>) -> Ticket {
         let route = if path.ends_with("/chat/completions") { "chat" } else { "other" };
         let kind = self.app.kinds.of(route, model);
         let shape = RequestShape { kind, model: model.map(Arc::from), ..RequestShape::default() };
@@ -85,12 +87,24 @@ impl Scene {
         }
     }
 
-    async fn explain(&self, request: Value) -> Value {
+    /// The fleet's node of that name.
+    pub(super) fn node(&self, name: &str) -> Arc<Node> {
+        Arc::clone(self.app.balancer.fleet().by_name(name).expect("there"))
+    }
+
+    /// What a live event tells.
+    pub(super) async fn live(&self) -> Value {
+        let text = get(&self.router, "/api/v1/live?events=1").await.text;
+        let (_, data) = text.split_once("event: live\ndata: ").expect("an event");
+        serde_json::from_str(data).expect("JSON on one line")
+    }
+
+    pub(super) async fn explain(&self, request: Value) -> Value {
         call(&self.router, "POST", "/api/v1/explain", Some(request)).await.ok()
     }
 }
 
-fn number(value: &Value) -> f64 {
+pub(super) fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
 }
 
@@ -160,6 +174,16 @@ async fn failures_new_nodes_and_silence_are_shown() {
     let model = get(&scene.router, "/api/v1/model").await.ok();
     assert_eq!((&node(&model, 2)["known"], &node(&model, 2)["ramp_limit"]), (&json!(false), &json!(4)));
     assert_eq!(node(&model, 2)["capacity"], Value::Null);
+    assert_eq!(scene.live().await["nodes"][2]["ramp"], 4);
+    // To be looked at is not to be known: nobody answered there, and the curve is the fleet's.
+    scene.turn_to(scene.now_s + 1.0);
+    let newcomer = scene.node("c");
+    scene.learner.gaps(scene.now(), &newcomer, 0.0, 0, 0, 0.0, 0);
+    scene.learner.refit(scene.now());
+    let model = get(&scene.router, "/api/v1/model").await.ok();
+    assert_eq!((&node(&model, 2)["known"], &node(&model, 2)["capacity"]), (&json!(false), &Value::Null));
+    assert!(number(&node(&model, 2)["predicted_s"]) > 0.0, "{model}");
+    assert_eq!(scene.live().await["nodes"][2]["capacity_rps"], Value::Null);
     scene.app.balancer.set_policy(PolicyId::named("round-robin").expect("known"));
     let tickets: Vec<Ticket> = (0..3).map(|_| scene.decide("/", None)).collect();
     let mut tickets = tickets.into_iter();
@@ -170,6 +194,8 @@ async fn failures_new_nodes_and_silence_are_shown() {
     assert!(number(&node(&model, 0)["penalty"]) > 0.1, "{model}");
     assert_eq!((&node(&model, 0)["silent"], &node(&model, 1)["silent"]), (&json!("no"), &json!("yes")));
     assert_eq!(model["standing"]["state"], "other-policy");
+    // Only the model keeps a new node small, so while it does not route nothing is told of that.
+    assert_eq!((&node(&model, 2)["ramp_limit"], &scene.live().await["nodes"][2]["ramp"]), (&Value::Null, &Value::Null));
     assert_eq!(model["standing"]["detail"], "round-robin routes; the model only learns");
     drop(tickets);
 }

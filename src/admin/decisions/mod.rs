@@ -37,7 +37,8 @@ struct CandidateView {
     why: &'static str,
     /// In flight there, without the request.
     in_flight: u32,
-    /// Expected response time in seconds; null without a model, as all that follows.
+    /// Expected response time in seconds; null without a model, as all that follows, and where the model knows no times of
+    /// such requests yet.
     predicted_s: Option<f64>,
     /// Of it, until the first byte.
     first_byte_s: Option<f64>,
@@ -56,7 +57,7 @@ struct CandidateView {
 impl CandidateView {
     fn of(contender: &Contender) -> CandidateView {
         let seen = contender.assessment;
-        let prediction = seen.map(|seen| seen.prediction);
+        let prediction = seen.and_then(|seen| seen.expected().copied());
         CandidateView {
             node: contender.node.name.clone(),
             probability: contender.probability,

@@ -14,6 +14,7 @@ use crate::app::App;
 use crate::clock::Time;
 use crate::decisions::AgainstSum;
 use crate::fleet::{Node, State};
+use crate::learn::capacity::Capacity;
 use crate::learn::silence::{Quiet, patience_s};
 use crate::learn::{How, NodeLoad, Predictor};
 use crate::telemetry::{Foreseen, Report};
@@ -63,11 +64,11 @@ pub(super) struct FleetFigures {
     connections: usize,
     /// Attempts per second over the last half minute.
     pub(super) rps: f64,
-    /// Requests per second that the fleet can answer by what was learned; null while nothing was.
+    /// Requests per second that the nodes which get work can answer by what was learned; null while nothing was.
     capacity_rps: Option<f64>,
     /// Rate over capacity; null while that is unknown.
     pub(super) utilization: Option<f64>,
-    /// Whether a node was never busy enough to know its capacity, so that the true utilization is lower.
+    /// Whether one of them was never busy enough to know its capacity, so that the true utilization is lower.
     utilization_is_upper_bound: bool,
     /// Median response time of the last minute in seconds; null without an answer.
     pub(super) p50_s: Option<f64>,
@@ -130,7 +131,7 @@ pub(super) struct NodeFigures {
     limit: Option<u32>,
     /// Its part of the attempts that ended of late.
     share: f64,
-    /// Its part of the fleet's capacity; null while unknown.
+    /// Its part of the capacity of the nodes that get work; null while unknown, and for the others.
     fair_share: Option<f64>,
     /// Attempts completed, since it came.
     completed: u64,
@@ -168,7 +169,7 @@ pub(super) struct NodeFigures {
     penalty: f64,
     /// Whether it has work and gives no sign of life, or went silent and was not heard of since.
     silent: bool,
-    /// How many it may have in flight while it proves itself; null once it has.
+    /// How many the model gives it at once while it proves itself; null once it has, and while the model does not route.
     ramp: Option<u32>,
 }
 
@@ -193,11 +194,8 @@ pub(super) fn fleet(app: &App, now: Time) -> FleetFigures {
     let nodes = fleet.nodes();
     let report = app.telemetry.fleet_report(nodes, now);
     let predictor = app.balancer.learned().predictor();
-    let capacities = || {
-        let of = |node: &Arc<Node>| predictor.as_deref().map(|predictor| predictor.node(node.slot, node.id).capacity);
-        nodes.iter().filter_map(of)
-    };
-    let capacity_rps: f64 = capacities().map(|capacity| capacity.rps).sum();
+    let capacity =
+        predictor.as_deref().map(|predictor| Capacity::in_service(predictor, nodes, now)).unwrap_or_default();
     let rps = status.pace.per_s(now);
     let serves = |node: &&Arc<Node>| node.live.health.state(now).is_serving();
     let quantile = |of: Option<crate::telemetry::Quantiles>, pick: fn(crate::telemetry::Quantiles) -> f64| {
@@ -213,9 +211,9 @@ pub(super) fn fleet(app: &App, now: Time) -> FleetFigures {
         queued: app.balancer.queued().0.iter().sum(),
         connections: app.connections.load(std::sync::atomic::Ordering::Relaxed),
         rps: short(rps),
-        capacity_rps: known(capacity_rps).filter(|rps| *rps > 0.0),
-        utilization: known(rps / capacity_rps),
-        utilization_is_upper_bound: capacities().any(|capacity| capacity.is_lower_bound),
+        capacity_rps: known(capacity.rps).filter(|rps| *rps > 0.0),
+        utilization: known(rps / capacity.rps),
+        utilization_is_upper_bound: capacity.is_lower_bound,
         p50_s: quantile(report.total, |seen| seen.p50_s),
         p99_s: quantile(report.total, |seen| seen.p99_s),
         ttfb_p50_s: quantile(report.ttfb, |seen| seen.p50_s),
@@ -239,7 +237,19 @@ fn model(app: &App, predictor: Option<&Predictor>, status: &Status, now: Time) -
     }
 }
 
-fn node(app: &App, node: &Node, predictor: Option<&Predictor>, fleet_rps: Option<f64>, now: Time) -> NodeFigures {
+/// What all nodes of an event are seen by.
+struct Look<'a> {
+    app: &'a App,
+    predictor: Option<&'a Predictor>,
+    /// Capacity of the nodes that get work.
+    fleet_rps: Option<f64>,
+    /// Whether the model routes.
+    routes: bool,
+    now: Time,
+}
+
+fn node(node: &Node, look: &Look<'_>) -> NodeFigures {
+    let Look { app, predictor, fleet_rps, routes, now } = *look;
     let Report { counts, ejections, total, .. } = app.telemetry.report(node, now);
     let Foreseen { count, predicted_s, observed_s } = app.telemetry.foreseen(node);
     let (ledger, live) = (&node.live.ledger, app.balancer.learned().node(node));
@@ -262,7 +272,10 @@ fn node(app: &App, node: &Node, predictor: Option<&Predictor>, fleet_rps: Option
         waiting,
         limit: node.spec.max_in_flight,
         share: short(app.trainer.status().pace.share(node.slot, node.id)),
-        fair_share: capacity.zip(fleet_rps).and_then(|(capacity, all)| known(capacity.rps / all)),
+        fair_share: capacity
+            .filter(|_| state.bears_load())
+            .zip(fleet_rps)
+            .and_then(|(capacity, all)| known(capacity.rps / all)),
         completed: counts.completed,
         failed: counts.failed,
         ejections,
@@ -281,7 +294,7 @@ fn node(app: &App, node: &Node, predictor: Option<&Predictor>, fleet_rps: Option
         slots: learned.and_then(|(_, model)| known(model.slots)),
         penalty: short(live.penalty.at(now)),
         silent: silent || live.watch.is_suspect(),
-        ramp: Some(live.ramp_limit()).filter(|limit| *limit != u32::MAX),
+        ramp: Some(live.ramp_limit()).filter(|limit| routes && *limit != u32::MAX),
     }
 }
 
@@ -292,11 +305,13 @@ pub(super) fn live(app: &App, now: Time) -> LiveView {
     let figures = fleet(app, now);
     let nodes = app.balancer.fleet();
     let nodes = nodes.nodes().iter().take(NODES_SHOWN_MAX);
+    let standing = model::standing(app, now);
+    let look = Look { app, predictor, fleet_rps: figures.capacity_rps, routes: standing.routes, now };
     LiveView {
         now_s: now.as_secs_f64(),
-        policy: PolicyFigures { name: app.balancer.policy().name(), standing: model::standing(app, now) },
+        policy: PolicyFigures { name: app.balancer.policy().name(), standing },
         model: model(app, predictor, &app.trainer.status(), now),
-        nodes: nodes.map(|one| node(app, one, predictor, figures.capacity_rps, now)).collect(),
+        nodes: nodes.map(|one| node(one, &look)).collect(),
         fleet: figures,
     }
 }

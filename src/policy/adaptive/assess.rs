@@ -32,8 +32,11 @@ impl Held {
 /// What the policy thinks of one node for one request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Assessment {
-    /// What it would take there.
+    /// What it would take there; see [`expected`](Assessment::expected).
     pub prediction: Prediction,
+    /// Whether that is a time: false where nothing learned answers for such a request, and the number in flight stands
+    /// for the seconds.
+    pub is_time: bool,
     /// Failure penalty.
     pub penalty: f64,
     /// The score; infinite for a node that is left out.
@@ -44,6 +47,13 @@ pub struct Assessment {
     pub explorable: bool,
     /// Its level of evidence.
     pub level: u8,
+}
+
+impl Assessment {
+    /// What the request would take there, where that is known.
+    pub fn expected(&self) -> Option<&Prediction> {
+        Some(&self.prediction).filter(|_| self.is_time)
+    }
 }
 
 pub(super) fn ask(predictor: &Predictor, ctx: &Context<'_>) -> Ask {
@@ -152,7 +162,8 @@ pub(super) fn assess(
     let score = if held.is_some() { f64::INFINITY } else { score(&prediction, knobs) * (1.0 + penalty) };
     let full = load.in_flight >= model.slots || model.capacity.is_used_up(load.in_flight);
     let explorable = held.is_none() && penalty < EXPLORED_PENALTY_MAX && !full;
-    Assessment { prediction, penalty, score, held, explorable, level: model.level }
+    let is_time = ask.how != How::Unknown;
+    Assessment { prediction, is_time, penalty, score, held, explorable, level: model.level }
 }
 
 /// Marginal cost, by the objective.

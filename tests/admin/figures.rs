@@ -1,0 +1,65 @@
+//! What operators are shown is what it says: capacity that is there, times that are times, counts that do not jump.
+
+use bellwether::balancer::Ticket;
+use serde_json::{Value, json};
+
+use super::model::{Scene, number};
+use super::{get, post};
+
+#[tokio::test]
+async fn what_gets_no_work_is_no_capacity_and_has_no_fair_share() {
+    let mut scene = Scene::taught(&["a", "b", "c", "d"], &[0.2; 4]);
+    let before = scene.live().await;
+    let failed = (0..3).filter_map(|_| scene.app.balancer.checked(&scene.node("b"), false)).count();
+    assert_eq!(failed, 1, "three checks in a row bring it down");
+    post(&scene.router, "/api/v1/nodes/c/drain").await.ok();
+    // Streams share what was looked up within half a second.
+    scene.turn_to(scene.now_s + 1.0);
+    let after = scene.live().await;
+    let rates: Vec<f64> =
+        before["nodes"].as_array().into_iter().flatten().map(|node| number(&node["capacity_rps"])).collect();
+    let near = |value: &Value, wanted: f64| assert!((number(value) / wanted - 1.0).abs() < 0.01, "{value} {wanted}");
+    near(&before["fleet"]["capacity_rps"], rates.iter().sum());
+    near(&before["nodes"][1]["fair_share"], rates[1] / rates.iter().sum::<f64>());
+    let serving = rates[0] + rates[3];
+    near(&after["fleet"]["capacity_rps"], serving);
+    near(&after["nodes"][0]["fair_share"], rates[0] / serving);
+    assert_eq!((&after["nodes"][1]["fair_share"], &after["nodes"][2]["fair_share"]), (&Value::Null, &Value::Null));
+    near(&after["nodes"][1]["capacity_rps"], rates[1]);
+    let text = get(&scene.router, "/metrics").await.text;
+    let shares: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("bellwether_node_fair_share{node=\"")).collect();
+    near(&json!(shares[0].trim_start_matches("a\"} ").parse::<f64>().expect("a number")), rates[0] / serving);
+    assert_eq!((shares[1], shares[2]), ("b\"} NaN", "c\"} NaN"));
+}
+
+#[tokio::test]
+async fn while_only_gaps_are_known_what_is_in_flight_is_not_shown_as_seconds() {
+    let mut scene = Scene::new(&["a", "b"], "adaptive");
+    for tick in 1..10 {
+        scene.turn_to(0.5 * f64::from(tick));
+        for name in ["a", "b"] {
+            scene.learner.gaps(scene.now(), &scene.node(name), 4.0, 0, 4, 0.5, 10);
+        }
+        scene.learner.refit(scene.now());
+    }
+    let tickets: Vec<Ticket> = (0..4).map(|_| scene.decide("/v1/chat/completions", None)).collect();
+    assert!(tickets.iter().all(|ticket| ticket.decision().predicted_s.is_nan()), "a header and recordings tell it");
+    let model = get(&scene.router, "/api/v1/model").await.ok();
+    assert_eq!(model["typical"]["how"], "unknown");
+    assert_eq!(model["nodes"][0]["targets"][0]["target"], "gap", "{model}");
+    assert_eq!((&model["nodes"][0]["predicted_s"], &model["nodes"][0]["capacity"]), (&Value::Null, &Value::Null));
+    let explained = scene.explain(json!({})).await;
+    let listed = get(&scene.router, "/api/v1/decisions").await.ok();
+    for candidate in [&explained["candidates"][0], &listed["decisions"][0]["candidates"][0]] {
+        for key in ["predicted_s", "first_byte_s", "gap_s", "adds_s"] {
+            assert_eq!(candidate[key], Value::Null, "{key} {candidate}");
+        }
+        assert!(number(&candidate["score"]) >= 1.0, "it goes by the number in flight: {candidate}");
+    }
+    assert_eq!(listed["decisions"][0]["cost_s"], Value::Null);
+    let live = scene.live().await;
+    assert_eq!((&live["fleet"]["capacity_rps"], &live["nodes"][0]["capacity_rps"]), (&Value::Null, &Value::Null));
+    let text = get(&scene.router, "/metrics").await.text;
+    assert!(text.contains("bellwether_node_capacity_rps{node=\"a\"} NaN\n"), "{text}");
+}
