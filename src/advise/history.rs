@@ -7,11 +7,15 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use crate::policy::considered::Considered;
 use crate::policy::{self, PolicyId};
 use crate::recording::{self, Restarts, Row};
 
 /// Attempts that are held at most; some 200 MB.
 pub const ATTEMPTS_MAX: usize = 2_000_000;
+
+/// Candidates of decisions that are held at most; some 150 MB. Of later attempts the choice is left out.
+pub const CANDIDATES_MAX: usize = 3_000_000;
 
 /// Bad lines that are tolerated.
 const BAD_MAX: u64 = 100;
@@ -45,6 +49,8 @@ pub struct Attempt {
     pub waiting: u32,
     /// Probability with which the node was chosen.
     pub propensity: f64,
+    /// What it was chosen from, as far as that is known and [`CANDIDATES_MAX`] allows.
+    pub considered: Option<Box<Considered>>,
     /// Limit on output tokens of the client.
     pub output_tokens_max: Option<u32>,
     /// Prompt tokens as the response told them.
@@ -75,6 +81,10 @@ pub struct History {
     pub bad: Vec<String>,
     /// How often the recorder was started anew; what it recorded before is not here.
     pub restarts: u32,
+    /// The node in each slot, as far as attempts of it are known; an index into [`History::nodes`].
+    pub slots: HashMap<u32, u32>,
+    /// Candidates of decisions that the recording tells.
+    pub candidates: usize,
 }
 
 /// Why a recording is no basis for advice.
@@ -165,6 +175,11 @@ impl History {
             }
             None => 0,
         };
+        let considered = row.choice.and_then(|choice| choice.considered(&row.policy));
+        if let Some(considered) = &considered {
+            self.candidates += considered.candidates.len();
+            self.slots.insert(considered.candidates[considered.at].slot, node);
+        }
         let streamed = Some(row.events).filter(|_| row.streaming);
         self.attempts.push(Attempt {
             node,
@@ -180,6 +195,7 @@ impl History {
             gaps_s: row.gaps_s,
             waiting: row.waiting,
             propensity: row.propensity,
+            considered: considered.filter(|_| self.candidates <= CANDIDATES_MAX).map(Box::new),
             output_tokens_max: row.output_tokens_max,
             usage_prompt_tokens: row.usage_prompt_tokens,
             usage_output_tokens: row.output_tokens,
@@ -198,6 +214,7 @@ impl History {
         (0u32..).zip(&order).for_each(|(to, from)| place[*from] = to);
         self.nodes = order.iter().map(|at| self.nodes[*at].clone()).collect();
         self.attempts.iter_mut().for_each(|attempt| attempt.node = place[attempt.node as usize]);
+        self.slots.values_mut().for_each(|node| *node = place[*node as usize]);
         self.attempts.sort_by(|a, b| a.start_s.total_cmp(&b.start_s));
         Ok(self)
     }

@@ -1,13 +1,12 @@
 //! Attempts for tests.
 
-use std::sync::{Arc, Mutex};
+use std::io::BufWriter;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::history::{Attempt, History};
 use crate::balancer::Observer;
-use crate::fleet::Node;
-use crate::outcome::Sample;
-use crate::recording::Row;
+use crate::recording::Scribe;
 use crate::sim::driver::run_with;
 use crate::sim::roster;
 use crate::sim::scenario::Scenario;
@@ -28,6 +27,7 @@ pub(super) fn attempt(start_s: f64, ttfb_s: f64, total_s: f64, prompt_tokens: u3
         gaps_s: total_s - ttfb_s,
         waiting: 0,
         propensity: 1.0,
+        considered: None,
         output_tokens_max: None,
         usage_prompt_tokens: None,
         usage_output_tokens: None,
@@ -37,23 +37,15 @@ pub(super) fn attempt(start_s: f64, ttfb_s: f64, total_s: f64, prompt_tokens: u3
 /// What a run of a shipped scenario would have recorded.
 pub(super) fn recorded(scenario: &str, policy: &str, load: f64, seconds: f64) -> History {
     let scenario = Scenario::named(scenario).expect("shipped").expect("sound");
-    let scenario = scenario.lasting(Duration::from_secs_f64(seconds));
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    let scribe = Arc::new(Scribe(Mutex::new(Vec::new())));
-    let observers = || vec![Arc::clone(&scribe) as Arc<dyn Observer>];
-    run_with(&scenario, load, 1, |setup| roster::make_observed(policy, setup, observers())).expect("known");
-    let rows = std::mem::take(&mut *scribe.0.lock().expect("sound"));
-    std::fs::write(file.path(), rows).expect("written");
-    History::read(file.path()).expect("enough")
+    recorded_of(&scenario.lasting(Duration::from_secs_f64(seconds)), policy, load)
 }
 
-struct Scribe(Mutex<Vec<u8>>);
-
-impl Observer for Scribe {
-    fn finished(&self, node: &Node, sample: &Sample) {
-        let row = Row::of(sample, &node.spec.name, "k".to_owned());
-        let mut lines = self.0.lock().expect("sound");
-        serde_json::to_writer(&mut *lines, &row).expect("plain data");
-        lines.push(b'\n');
-    }
+/// What a run of a scenario would have recorded.
+pub(super) fn recorded_of(scenario: &Scenario, policy: &str, load: f64) -> History {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let scribe = Arc::new(Scribe::new(BufWriter::new(file.reopen().expect("it is there"))));
+    let observers = || vec![Arc::clone(&scribe) as Arc<dyn Observer>];
+    run_with(scenario, load, 1, |setup| roster::make_observed(policy, setup, observers())).expect("known");
+    scribe.finish().expect("written");
+    History::read(file.path()).expect("enough")
 }

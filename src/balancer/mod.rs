@@ -373,6 +373,7 @@ impl Balancer {
             for observer in &self.observers {
                 let choice = Choice { context: &context, weights, at: chosen, learned: &self.learned };
                 ticket.remember(observer.decided(&choice, ticket.decision()));
+                ticket.consider(observer.considered(&choice, ticket.decision()));
                 observer.started(ticket.node(), active.router);
             }
             return Some(ticket);

@@ -4,6 +4,7 @@
 //! proxy's are told alike.
 
 use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admission::Priority;
@@ -11,6 +12,7 @@ use crate::balancer::{Choice, Decision};
 use crate::fleet::{Change, Node};
 use crate::outcome::Sample;
 use crate::policy::PolicyId;
+use crate::policy::considered::Considered;
 
 /// Somebody who hears of every attempt. Called on the request path: must be quick and must not block.
 pub trait Observer: Send + Sync {
@@ -25,6 +27,12 @@ pub trait Observer: Send + Sync {
         None
     }
 
+    /// What the decision was made from, for those who want to hear of it at the attempt's end: an allocation for each.
+    fn considered(&self, choice: &Choice<'_>, decision: &Decision) -> Option<Arc<Considered>> {
+        let _ = (choice, decision);
+        None
+    }
+
     /// The attempt ended whose decision is remembered under that number.
     fn came_of(&self, number: NonZeroU64, sample: &Sample) {
         let _ = (number, sample);
@@ -33,6 +41,12 @@ pub trait Observer: Send + Sync {
     /// An attempt ended. Called exactly once for each.
     fn finished(&self, node: &Node, sample: &Sample) {
         let _ = (node, sample);
+    }
+
+    /// The same, with what its decision was made from, if somebody wanted that.
+    fn finished_considering(&self, node: &Node, sample: &Sample, considered: Option<&Arc<Considered>>) {
+        let _ = considered;
+        self.finished(node, sample);
     }
 
     /// A request was handed a node after it had waited for so long.

@@ -14,6 +14,7 @@ use crate::clock::Time;
 use crate::fleet::Node;
 use crate::outcome::{Censor, Outcome, Sample};
 use crate::policy::Expected;
+use crate::policy::considered::Considered;
 use crate::prefix::Use;
 use crate::request::RequestShape;
 
@@ -27,6 +28,8 @@ pub struct Ticket {
     if_dropped: fn() -> Censor,
     /// Under which number somebody remembers the decision.
     remembered: Option<NonZeroU64>,
+    /// What the decision was made from, if somebody wants to hear of it.
+    considered: Option<Arc<Considered>>,
     /// How long the request waited for this place.
     waited: Duration,
     /// Tokens that are set aside in the node's ledger.
@@ -79,6 +82,7 @@ impl Ticket {
             last_event: None,
             if_dropped: || Censor::Dropped,
             remembered: None,
+            considered: None,
             waited: Duration::ZERO,
             reserved: 0,
             used: None,
@@ -98,6 +102,13 @@ impl Ticket {
     /// Somebody remembers the decision; the first who does counts.
     pub(super) fn remember(&mut self, number: Option<NonZeroU64>) {
         self.remembered = self.remembered.or(number);
+    }
+
+    /// What it was decided from; the first who wants it counts.
+    pub(super) fn consider(&mut self, considered: Option<Arc<Considered>>) {
+        if self.considered.is_none() {
+            self.considered = considered;
+        }
     }
 
     /// So many tokens are set aside for it.
@@ -220,7 +231,7 @@ impl Ticket {
         }
         self.balancer.policy.load().policy.observe(node, &self.sample);
         for observer in &self.balancer.observers {
-            observer.finished(node, &self.sample);
+            observer.finished_considering(node, &self.sample, self.considered.as_ref());
             if let Some(number) = self.remembered {
                 observer.came_of(number, &self.sample);
             }

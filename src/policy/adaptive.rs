@@ -10,6 +10,7 @@
 //! What is learned comes in through [`Learned`]; nothing is fitted here.
 
 mod assess;
+pub mod grounds;
 
 use std::sync::Arc;
 

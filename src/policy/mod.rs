@@ -13,6 +13,7 @@
 //! 5. `cargo test policy` also runs the tests that every policy must pass.
 
 pub mod adaptive;
+pub mod considered;
 mod draw;
 mod ip_hash;
 mod least_connections;

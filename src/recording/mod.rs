@@ -2,11 +2,14 @@
 //!
 //! One row per attempt, with names in place of the numbers that only one process knows, so that a recording can be
 //! read a year later on another machine. JSON and not a denser form, because people look into it with the tools that
-//! they have; a row takes some 450 bytes. It holds no prompt, no answer, no address of a client. Writing has a thread
+//! they have; a row takes some 450 bytes, and some 20 more for each candidate of its decision ([`ChoiceRow`]; of a choice
+//! among more than 64 nothing is told). It holds no prompt, no answer, no address of a client. Writing has a thread
 //! of its own: neither a request nor the trainer ever waits for a disk.
 
+mod choice;
 mod read;
 mod restarts;
+mod scribe;
 mod write;
 
 use std::time::Duration;
@@ -17,10 +20,13 @@ use crate::clock::Time;
 use crate::node::NodeId;
 use crate::outcome::{Censor, Failure, Outcome, Recall, Sample};
 use crate::policy::PolicyId;
+use crate::policy::considered::Considered;
 use crate::request::KindId;
 
+pub use choice::{ChoiceRow, ModelRow};
 pub use read::{BadRow, Rows, read};
 pub use restarts::Restarts;
+pub use scribe::Scribe;
 pub use write::{FILE_BYTES_MAX, FILES_KEPT, Recorder, Rotating};
 
 /// One attempt. Times in seconds; the names end in their unit.
@@ -86,6 +92,9 @@ pub struct Row {
     pub predicted_s: Option<f64>,
     /// Version of the predictor in force; 0 for none.
     pub predictor_version: u32,
+    /// What the decision was made from; absent in older recordings, and where there were too many candidates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choice: Option<ChoiceRow>,
 }
 
 /// The failures and censorings that a row's `reason` names.
@@ -135,7 +144,14 @@ impl Row {
             propensity: sample.propensity,
             predicted_s: Some(sample.predicted_s).filter(|seconds| seconds.is_finite()),
             predictor_version: sample.predictor_version,
+            choice: None,
         }
+    }
+
+    /// The same with what its decision was made from.
+    #[must_use]
+    pub fn considering(self, considered: Option<&Considered>) -> Row {
+        Row { choice: considered.map(ChoiceRow::of), ..self }
     }
 
     /// The sample of a row, on a node and of a kind that the reader has numbered.

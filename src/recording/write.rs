@@ -15,10 +15,10 @@ use crate::recording::Row;
 /// A file that is larger is moved to `FILE.1`, that one to `FILE.2`, and so on.
 pub const FILE_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
-/// Former files that are kept: with the present one at most 640 MB, some 1.5 million attempts.
+/// Former files that are kept: with the present one at most 640 MB: some 1.4 million attempts, or one million among eight nodes.
 pub const FILES_KEPT: u32 = 4;
 
-/// Rows that may wait for the disk; some 4 MB.
+/// Rows that may wait for the disk; some 6 MB among eight nodes.
 const QUEUE_MAX: usize = 8_192;
 
 /// How long a row may wait in memory while nothing follows it.

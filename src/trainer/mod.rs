@@ -134,6 +134,7 @@ impl Trainer {
 
     /// From now on every sample is recorded too. Only the first call counts.
     pub fn record_to(&self, recorder: Recorder) {
+        self.samples.record();
         if let Err(second) = self.recorder.set(recorder) {
             second.stop();
         }

@@ -4,42 +4,52 @@
 //! blocks on it (it looks every 50 ms), so a push wakes nobody and makes no system call: 23 ns were measured. A full queue drops the newest
 //! and counts it: a trainer that is behind is better served by what it has than by a request that waits.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
-use crate::balancer::Observer;
+use crate::balancer::{Choice, Decision, Observer};
 use crate::fleet::Node;
 use crate::outcome::Sample;
+use crate::policy::considered::Considered;
 
 /// Samples that may wait: 300,000 a second between two looks. Some 4 MB.
 pub const QUEUE_MAX: usize = 16_384;
 
+/// A sample, and what its decision was made from while that is recorded.
+type Item = (Sample, Option<Arc<Considered>>);
+
 /// The queue.
 #[derive(Debug)]
 pub(super) struct Samples {
-    push: SyncSender<Sample>,
+    push: SyncSender<Item>,
     /// Only the trainer takes it; held for the length of a drain.
-    pull: Mutex<Receiver<Sample>>,
+    pull: Mutex<Receiver<Item>>,
     dropped: AtomicU64,
+    records: AtomicBool,
 }
 
 impl Default for Samples {
     fn default() -> Self {
         let (push, pull) = sync_channel(QUEUE_MAX);
-        Samples { push, pull: Mutex::new(pull), dropped: AtomicU64::new(0) }
+        Samples { push, pull: Mutex::new(pull), dropped: AtomicU64::new(0), records: AtomicBool::new(false) }
     }
 }
 
 impl Samples {
     /// Hands over what has come, at most one queue full. Nothing while another thread drains.
-    pub(super) fn drain(&self, mut take: impl FnMut(&Sample)) {
+    pub(super) fn drain(&self, mut take: impl FnMut(&Sample, Option<&Considered>)) {
         let pull = match self.pull.try_lock() {
             Ok(pull) => pull,
             Err(TryLockError::Poisoned(poisoned)) => PoisonError::into_inner(poisoned),
             Err(TryLockError::WouldBlock) => return,
         };
-        pull.try_iter().take(QUEUE_MAX).for_each(|sample| take(&sample));
+        pull.try_iter().take(QUEUE_MAX).for_each(|(sample, considered)| take(&sample, considered.as_deref()));
+    }
+
+    /// From now on what decisions are made from is handed over, too.
+    pub(super) fn record(&self) {
+        self.records.store(true, Ordering::Relaxed);
     }
 
     /// Samples that found no room.
@@ -49,8 +59,17 @@ impl Samples {
 }
 
 impl Observer for Samples {
-    fn finished(&self, _node: &Node, sample: &Sample) {
-        if self.push.try_send(*sample).is_err() {
+    fn considered(&self, choice: &Choice<'_>, decision: &Decision) -> Option<Arc<Considered>> {
+        let records = self.records.load(Ordering::Relaxed);
+        if records { Considered::of(decision.policy, choice.learned, choice.context, choice.at) } else { None }
+    }
+
+    fn finished(&self, node: &Node, sample: &Sample) {
+        self.finished_considering(node, sample, None);
+    }
+
+    fn finished_considering(&self, _node: &Node, sample: &Sample, considered: Option<&Arc<Considered>>) {
+        if self.push.try_send((*sample, considered.cloned())).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -72,7 +91,7 @@ mod tests {
         }
         assert_eq!(samples.dropped(), 7);
         let mut seen = Vec::new();
-        samples.drain(|sample| seen.push(sample.events));
+        samples.drain(|sample, _| seen.push(sample.events));
         assert_eq!(seen, (0..QUEUE_MAX as u32).collect::<Vec<_>>());
         samples.finished(node, &test_sample(0, 1, 0.1));
         assert_eq!(samples.dropped(), 7, "there is room again");

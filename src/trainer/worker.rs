@@ -204,9 +204,10 @@ impl Worker {
         if recorder.is_some() {
             names.learn(&app.balancer.fleet());
         }
-        app.trainer.samples.drain(|sample| {
+        app.trainer.samples.drain(|sample, considered| {
             if let Some((recorder, node)) = recorder.zip(names.of(sample.node)) {
-                recorder.record(Row::of(sample, node, app.kinds.name(sample.kind)));
+                let row = Row::of(sample, node, app.kinds.name(sample.kind));
+                recorder.record(row.considering(considered));
             }
             // The learner counts what it refuses.
             let _ = teacher.observe(now, sample);

@@ -148,28 +148,43 @@ fn one_more(advice: &Advice, out: &mut dyn Write) -> io::Result<()> {
 
 fn logged(advice: &Advice, out: &mut dyn Write) -> io::Result<()> {
     let number = if advice.slo.is_some() { 7 } else { 6 };
-    let OffPolicy { attempts, explored, mean_s, estimates, refusals, .. } = &advice.off_policy;
-    writeln!(
-        out,
-        "\n{number}. What the logged chances say by themselves ({explored} of {attempts} attempts explored)"
-    )?;
+    let OffPolicy { attempts, explored, untold, unlike, mean_s, estimates, refusals } = &advice.off_policy;
+    writeln!(out, "\n{number}. What the logged chances say by themselves ({attempts} attempts)")?;
+    if *explored > 0 {
+        writeln!(out, "Explored: {explored}. The others went to a node of the least score.")?;
+    }
+    if *untold + *unlike > 0 {
+        writeln!(
+            out,
+            "Left out: {untold} attempts whose row does not tell the candidates, {unlike} whose logged chance does not come out again."
+        )?;
+    }
     if !estimates.is_empty() {
-        let columns = ["exploration", "mean, reweighted", "+-", "doubly robust", "effective attempts"];
+        let columns = ["change", "mean, reweighted", "+-", "doubly robust", "+-", "effective attempts", "moved"];
         let mut table = listing(&columns, 1);
         for estimate in estimates {
             table.add_row(vec![
-                format!("x {}", estimate.factor),
+                estimate.change.clone(),
                 time(estimate.weighted_s),
-                time(estimate.half_s),
+                time(estimate.weighted_half_s),
                 time(estimate.robust_s),
+                time(estimate.robust_half_s),
                 format!("{:.0}", estimate.effective),
+                percent(estimate.moved_share, 1),
             ]);
         }
         writeln!(out, "{}", table.trim_fmt())?;
-        writeln!(out, "As recorded: {}.", time(*mean_s))?;
+        writeln!(out, "As recorded: {}. \"+-\" is half of a 95 % interval.", time(*mean_s))?;
     }
     for refusal in refusals {
         writeln!(out, "No estimate. {refusal}")?;
+    }
+    if refusals.iter().any(|refusal| refusal.contains("decisions would have gone elsewhere")) {
+        writeln!(
+            out,
+            "That is the usual answer to a policy that takes the least score but for 1 % exploration: the log hardly ever\n\
+             tried what the change would prefer. Use the replay above."
+        )?;
     }
     writeln!(out, "Not seen here: a policy changes the loads that it meets. The replay above sees it.")
 }
