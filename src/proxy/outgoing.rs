@@ -19,19 +19,24 @@ pub(super) struct Outgoing {
     /// Fields that the proxy adds: names, values and line ends, without the empty line.
     pub(super) told: Vec<u8>,
     pub(super) body: RequestBody,
+    /// The client's target, while the head has one that is written for a node.
+    target: Option<Uri>,
+    /// Whether the client named no host, so that the one in the head is a node's.
+    hostless: bool,
 }
 
 impl From<Request<RequestBody>> for Outgoing {
     fn from(request: Request<RequestBody>) -> Outgoing {
         let (head, body) = request.into_parts();
-        Outgoing { head, told: Vec::new(), body }
+        Outgoing { head, told: Vec::new(), body, target: None, hostless: false }
     }
 }
 
 impl Outgoing {
     /// A request without a body yet, and without anything added.
     pub(super) fn new(head: request::Parts) -> Box<Outgoing> {
-        Box::new(Outgoing { head, told: Vec::new(), body: RequestBody::Empty })
+        let body = RequestBody::Empty;
+        Box::new(Outgoing { head, told: Vec::new(), body, target: None, hostless: false })
     }
 
     /// The same request once more; `None` if its body streams and so can be sent only once.
@@ -54,17 +59,23 @@ impl Outgoing {
         Box::new(other)
     }
 
-    /// Directs it to a node: origin form, base path, `Host`.
+    /// Directs it to a node: origin form, base path, `Host`. A request that could not be sent to one may be directed to
+    /// another: nothing of the first is left then.
     pub(super) fn address(&mut self, node: &Node, preserve_host: bool) {
+        if let Some(target) = self.target.take() {
+            self.head.uri = target;
+        }
         let uri = &self.head.uri;
         if node.has_base_path || uri.authority().is_some() || uri.path().is_empty() {
             let tail = uri.path_and_query().map_or("/", PathAndQuery::as_str);
             let tail = if tail.starts_with('/') || tail == "*" { tail } else { "/" };
             // Parts of valid URIs make a valid URI; if not, the request goes to the root rather than nowhere.
             let base = node.spec.base_path();
-            self.head.uri = format!("{base}{tail}").parse().unwrap_or(Uri::from_static("/"));
+            let addressed = format!("{base}{tail}").parse().unwrap_or(Uri::from_static("/"));
+            self.target = Some(std::mem::replace(&mut self.head.uri, addressed));
         }
-        if (!preserve_host || !self.head.headers.contains_key(header::HOST))
+        self.hostless |= !self.head.headers.contains_key(header::HOST);
+        if (!preserve_host || self.hostless)
             && let Ok(host) = HeaderValue::from_str(node.spec.authority())
         {
             self.head.headers.insert(header::HOST, host);

@@ -2,6 +2,7 @@
 
 use bellwether::config::Settings;
 use bellwether::emulator::Fault;
+use bellwether::node::NodeSpec;
 
 use crate::rig::{Dead, Rig, Stage, chat, emulator, policy, route, settings, spec_of};
 use crate::wire::{Message, Wire, get, ok, post};
@@ -204,4 +205,21 @@ async fn a_nodes_own_error_is_the_clients_answer() {
     let refused = rig.client().await.ask(chat(1, false)).await;
     assert_eq!(refused.json()["error"]["code"], "all_full");
     assert_eq!((rig.attempts("a", "full"), node.counters().started), (1.0, 3));
+}
+
+#[tokio::test]
+async fn a_detour_goes_to_the_path_and_the_host_of_the_node_that_is_asked_and_of_no_other() {
+    for (there, here, line) in [("/llm", "/llm", "/llm/v1/x?y"), ("/llm", "", "/v1/x?y"), ("", "/llm", "/llm/v1/x?y")] {
+        let (dead, node) = (Dead::node("dead"), Stage::open("a").await);
+        let beneath = |spec: NodeSpec, base: &str| NodeSpec { url: format!("{}{base}", spec.url), ..spec };
+        let rig = Rig::start(patient([beneath(dead.spec(), there), beneath(node.spec(), here)]));
+        let mut client = rig.client().await;
+        client.send("GET /v1/x?y HTTP/1.0\r\n\r\n").await;
+        let (mut call, head) = node.request().await;
+        assert_eq!(head.line, format!("GET {line} HTTP/1.1"), "{there:?} {here:?}");
+        assert_eq!(head.get("host"), Some(node.address().to_string().as_str()));
+        call.send(ok("from a")).await;
+        assert_eq!(client.message().await.text(), "from a");
+        assert_eq!(rig.attempts("dead", "failed_connect"), 1.0);
+    }
 }
