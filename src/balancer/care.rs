@@ -50,9 +50,13 @@ impl Balancer {
         self.care.rcu(|care| Care { thresholds, ..**care });
     }
 
-    /// When nodes are ejected. A new balancer ejects nobody.
+    /// When nodes are ejected. A new balancer ejects nobody. Where nobody is to be ejected any more, those that are out
+    /// are taken back: nothing else would.
     pub fn set_ejection(&self, ejection: Ejection) {
         self.care.rcu(|care| Care { ejection, ..**care });
+        if ejection.share_max <= 0.0 {
+            self.fleet.load().nodes().iter().for_each(|node| node.live.health.readmit());
+        }
     }
 
     /// An active health check of `node` ended.
@@ -109,7 +113,12 @@ impl Balancer {
             }
             _ => return,
         };
-        let limit = self.limits.of(node).observe(signal, sample.in_flight + 1);
+        let in_flight = match signal {
+            Signal::Answer { .. } => sample.in_flight,
+            // What was too much is what came, not what was there before.
+            Signal::Overload => sample.in_flight.max(node.live.ledger.in_flight()),
+        };
+        let limit = self.limits.of(node).observe(signal, in_flight + 1);
         node.live.ledger.set_own_limit(limit);
     }
 
@@ -319,6 +328,41 @@ mod tests {
             let ejected = balancer.fleet().nodes()[0].live.health.is_out();
             assert_eq!(ejected, expected, "{own} {others}");
         }
+    }
+
+    #[test]
+    fn with_ejection_turned_off_a_node_that_was_out_serves_as_before() {
+        let balancer = balancer(2, "round-robin");
+        let mut scratch = Scratch::with_seed(1);
+        let fleet = balancer.fleet();
+        let all_at = |now: f64, scratch: &mut Scratch| {
+            let tickets: Vec<_> = (0..20).map(|_| decide(&balancer, at(now), scratch).expect("a node")).collect();
+            tickets.iter().filter(|ticket| ticket.node().slot == 0).count()
+        };
+        fleet.nodes()[0].live.health.eject(Cause::Ratio, at(1.0), &Ejection::default());
+        assert_eq!(all_at(2.0, &mut scratch), 0);
+        balancer.set_ejection(Ejection::OFF);
+        assert_eq!((states(&balancer, at(2.0))[0], all_at(2.0, &mut scratch)), (State::Up, 10));
+        // One that another thread ejected in that moment is taken back by what ends there.
+        fleet.nodes()[0].live.health.eject(Cause::Ratio, at(3.0), &Ejection::default());
+        fleet.nodes()[0].live.health.judge(&WELL, at(3.0), at(3.1), &Ejection::OFF);
+        assert_eq!(all_at(3.1, &mut scratch), 10);
+    }
+
+    #[test]
+    fn one_late_answer_does_not_shrink_a_limit_to_what_was_there_when_it_began() {
+        let balancer = balancer(1, "round-robin");
+        let spec = NodeSpec { auto_limit: true, ..NodeSpec::clone(&balancer.fleet().nodes()[0].spec) };
+        balancer.change_fleet(|fleet| fleet.with_changed(spec)).expect("known");
+        let mut scratch = Scratch::with_seed(1);
+        let limit = || balancer.fleet().nodes()[0].limit();
+        let before = limit();
+        let first = decide(&balancer, at(1.0), &mut scratch).expect("a node");
+        let others: Vec<_> =
+            (1..before).map(|_| decide(&balancer, at(2.0), &mut scratch).expect("there is room")).collect();
+        first.finish(at(60.0), Outcome::Failed(Failure::Timeout));
+        assert!(limit() < before && f64::from(limit()) >= 0.85 * f64::from(before), "{} of {before}", limit());
+        drop(others);
     }
 
     #[test]

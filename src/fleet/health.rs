@@ -244,6 +244,7 @@ impl Health {
     /// to 499 and a client that left say nothing.
     pub fn judge(&self, outcome: &Outcome, started: Time, now: Time, rules: &Ejection) -> Judgement {
         if rules.share_max <= 0.0 {
+            self.readmit();
             return Judgement::Nothing;
         }
         match outcome {
@@ -267,6 +268,13 @@ impl Health {
         let pause = self.record.eject(now, rules);
         self.raise(OUT, true);
         Change::Ejected { cause, pause }
+    }
+
+    /// Takes it back at once, whatever it has shown: nobody is ejected any more.
+    pub fn readmit(&self) {
+        if self.is_out() {
+            self.raise(OUT, false);
+        }
     }
 
     fn good(&self, thresholds: Thresholds) -> Option<Change> {
