@@ -13,7 +13,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -32,7 +32,11 @@ use crate::proxy::wire::{Wire, WireError};
 
 /// Connections open to each node, from all workers together.
 #[derive(Debug, Default)]
-pub struct OpenConnections(PerNode<OpenCount>);
+pub struct OpenConnections {
+    counts: PerNode<OpenCount>,
+    /// Every worker's idle ones: who finds the bound reached may close one of anybody's.
+    pools: Mutex<Vec<Weak<Pool>>>,
+}
 
 #[derive(Debug, Default)]
 struct OpenCount(Arc<AtomicUsize>);
@@ -49,13 +53,34 @@ struct Lease(Arc<AtomicUsize>);
 impl OpenConnections {
     /// Connections open to `node` now.
     pub fn count(&self, node: &Node) -> usize {
-        self.0.of(node).0.load(Ordering::Relaxed)
+        self.counts.of(node).0.load(Ordering::Relaxed)
+    }
+
+    /// A worker's pool is among those that make room. One that is gone is forgotten.
+    pub(super) fn join(&self, pool: &Arc<Pool>) {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.retain(|pool| pool.strong_count() > 0);
+        pools.push(Arc::downgrade(pool));
     }
 
     fn lease(&self, node: &Node, most: usize) -> Option<Lease> {
-        let count = &self.0.of(node).0;
-        let taken = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < most).then_some(n + 1));
-        taken.is_ok().then(|| Lease(Arc::clone(count)))
+        loop {
+            let count = &self.counts.of(node).0;
+            let taken = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < most).then_some(n + 1));
+            if taken.is_ok() {
+                return Some(Lease(Arc::clone(count)));
+            }
+            if !self.make_room(node) {
+                return None;
+            }
+        }
+    }
+
+    /// Closes an idle connection to `node`, whichever worker keeps it; `false` if there is none.
+    #[cold]
+    fn make_room(&self, node: &Node) -> bool {
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.iter().filter_map(Weak::upgrade).any(|pool| pool.close_one(node))
     }
 }
 
@@ -220,7 +245,8 @@ pub(super) struct Switched {
 
 /// The idle connections of one worker, by node.
 ///
-/// The mutex is a formality: a pool belongs to one thread, and only the bounds of the web framework ask for `Sync`.
+/// The mutex is nearly a formality: a pool belongs to one thread, and another takes from it only when there are as many
+/// connections to a node as there may be.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     idle: Mutex<Vec<Vec<Upstream>>>,
@@ -266,6 +292,14 @@ impl Pool {
                 !old && fleet.nodes().iter().any(|node| node.id == upstream.node) && upstream.wire.is_quiet()
             });
         }
+    }
+
+    /// Closes the connection to `node` that has been idle for longest; `false` if there is none.
+    fn close_one(&self, node: &Node) -> bool {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(connections) = idle.get_mut(node.slot as usize).filter(|idle| !idle.is_empty()) else { return false };
+        connections.remove(0);
+        true
     }
 
     /// Closes every idle connection.

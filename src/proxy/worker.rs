@@ -35,7 +35,7 @@ pub(super) fn meaning_of_drop() -> Censor {
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) app: Arc<App>,
-    pub(super) pool: Pool,
+    pub(super) pool: Arc<Pool>,
     scratch: Mutex<Scratch>,
     rng: Mutex<fastrand::Rng>,
     /// Client connections that it carries.
@@ -44,9 +44,11 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(app: Arc<App>, seed: u64) -> Worker {
+        let pool = Arc::default();
+        app.open_connections.join(&pool);
         Worker {
             app,
-            pool: Pool::default(),
+            pool,
             scratch: Mutex::new(Scratch::with_seed(seed)),
             rng: Mutex::new(fastrand::Rng::with_seed(seed.rotate_left(32))),
             carries: AtomicUsize::new(0),

@@ -1,6 +1,8 @@
 //! The pool of connections to nodes: used again, never wrongly, never too many.
 
-use crate::rig::{Rig, Stage, settings, until};
+use bellwether::emulator::Fault;
+
+use crate::rig::{Rig, Stage, chat, emulator, settings, spec_of, until};
 use crate::wire::{Piece, get, ok, post};
 
 #[tokio::test]
@@ -194,4 +196,23 @@ async fn an_idle_client_is_parked_and_served_again() {
     until("the client is parked again", parked(1)).await;
     drop(client);
     until("the client is gone", parked(0)).await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_of_another_worker_gives_way_to_one_that_is_needed() {
+    let node = emulator("a").await;
+    node.set_fault(Fault::Status { status: 200, retry_after_s: None }).await.expect("listening");
+    let mut settings = settings([spec_of(&node)]);
+    (settings.workers, settings.limits.node_connections_max) = (4, 1);
+    let rig = Rig::start(settings);
+    // New connections are dealt to the worker that has fewest.
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(rig.client().await);
+    }
+    for client in &mut clients {
+        assert_eq!(client.ask(chat(1, false)).await.status(), 200);
+        until("at rest", || rig.in_flight("a") == 0).await;
+    }
+    assert_eq!(rig.metric("bellwether_node_connections{node=\"a\"}"), 1.0);
 }
