@@ -12,7 +12,7 @@
 //! There are no timers here: the shell gives up for those whose time is over, and calls [`Balancer::tend`] now and then
 //! for what changes by time alone (an ejection that ends, a node that was full).
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
@@ -311,18 +311,17 @@ impl Balancer {
     fn next_in_turn(&self, now: Time, candidates: &mut Vec<Candidate>) -> Option<(Position, Entry<Arc<Waiter>>)> {
         let fleet = self.fleet.load();
         let panic_below = self.care.load().ejection.panic_below;
-        let mut without = HashSet::new();
+        // The fewest tokens for which there is no place, by model.
+        let mut without: HashMap<Option<Arc<str>>, u64> = HashMap::new();
         let mut can = |waiter: &Arc<Waiter>| {
-            // Who was nowhere yet and asks for the same model as one before who found no place finds none either.
-            let model = waiter.shape.model.clone();
-            let alike = waiter.tried.is_empty() && !fleet.limits_tokens();
-            if alike && without.contains(&model) {
+            // Who asks for the same model as one before who found no place, and for no fewer tokens, finds none either.
+            let tokens = self.expected_tokens(&fleet, &waiter.shape);
+            if without.get(&waiter.shape.model).is_some_and(|none| tokens >= *none) {
                 return false;
             }
-            let tokens = self.expected_tokens(&fleet, &waiter.shape);
             gather(&fleet, now, &waiter.shape, &waiter.tried, tokens, panic_below, candidates);
-            if candidates.is_empty() && alike {
-                without.insert(model);
+            if candidates.is_empty() && waiter.tried.is_empty() {
+                without.insert(waiter.shape.model.clone(), tokens);
             }
             !candidates.is_empty()
         };
