@@ -73,6 +73,7 @@ impl Check<'_> {
             forward: Forward {
                 trusted_proxies: raw.forward.trusted_proxies.iter().map(|network| network.0).collect(),
                 preserve_host: raw.forward.preserve_host,
+                upgrades: raw.forward.upgrades.iter().map(|name| name.0.clone()).collect(),
             },
             log: Log {
                 level: raw.log.level.0.clone(),
@@ -259,6 +260,7 @@ fn timeouts(raw: &RawTimeouts) -> Timeouts {
         between_chunks: raw.between_chunks.0,
         total: raw.total.0.as_ref().map(|span| span.0),
         idle: raw.idle.0,
+        tunnel_idle: raw.tunnel_idle.0,
         drain: raw.drain.0,
     }
 }

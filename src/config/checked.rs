@@ -163,6 +163,8 @@ pub struct Timeouts {
     pub total: Option<Duration>,
     /// A client's connection without a request.
     pub idle: Duration,
+    /// A tunnel in which neither side sends anything; it is cut after that time and before twice that.
+    pub tunnel_idle: Duration,
     /// How long a stopping proxy waits for what runs.
     pub drain: Duration,
 }
@@ -212,6 +214,8 @@ pub struct Forward {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether the client's `Host` reaches the node; otherwise the node's own authority does.
     pub preserve_host: bool,
+    /// Protocols to which a client may switch, in any case of letters.
+    pub upgrades: Vec<String>,
 }
 
 /// Logs.

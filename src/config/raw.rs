@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::value::{
-    Address, FilePath, LogFilter, Network, Objective, OrOff, PolicyName, PriorName, Size, Span, UrlPath, Workers,
+    Address, FilePath, LogFilter, Name, Network, Objective, OrOff, PolicyName, PriorName, Size, Span, UrlPath, Workers,
 };
 use crate::fleet::Thresholds;
 use crate::learn::Knobs;
@@ -188,6 +188,8 @@ pub struct RawTimeouts {
     pub total: OrOff<Span>,
     /// A client's connection without a request.
     pub idle: Span,
+    /// A tunnel (WebSocket) in which neither side sends anything.
+    pub tunnel_idle: Span,
     /// How long a stopping proxy waits for what runs.
     pub drain: Span,
 }
@@ -202,6 +204,7 @@ impl Default for RawTimeouts {
             between_chunks: seconds(120),
             total: OrOff(None),
             idle: seconds(75),
+            tunnel_idle: seconds(600),
             drain: seconds(30),
         }
     }
@@ -291,11 +294,15 @@ pub struct RawForward {
     pub trusted_proxies: Vec<Network>,
     /// Whether the client's `Host` reaches the node; otherwise the node's own authority does.
     pub preserve_host: bool,
+    /// Protocols to which a client may switch with `Upgrade`; a wish for any other is ignored.
+    #[schemars(length(max = 64))]
+    pub upgrades: Vec<Name>,
 }
 
 impl Default for RawForward {
     fn default() -> Self {
-        RawForward { trusted_proxies: Vec::new(), preserve_host: true }
+        let upgrades = vec![Name("websocket".to_owned())];
+        RawForward { trusted_proxies: Vec::new(), preserve_host: true, upgrades }
     }
 }
 

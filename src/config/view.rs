@@ -90,6 +90,7 @@ impl Settings {
             forward: RawForward {
                 trusted_proxies: forward.trusted_proxies.iter().copied().map(Network).collect(),
                 preserve_host: forward.preserve_host,
+                upgrades: forward.upgrades.iter().cloned().map(Name).collect(),
             },
             log: RawLog {
                 level: LogFilter(log.level.clone()),
@@ -198,6 +199,7 @@ fn raw_timeouts(timeouts: &Timeouts) -> RawTimeouts {
         between_chunks: Span(timeouts.between_chunks),
         total: OrOff(timeouts.total.map(Span)),
         idle: Span(timeouts.idle),
+        tunnel_idle: Span(timeouts.tunnel_idle),
         drain: Span(timeouts.drain),
     }
 }

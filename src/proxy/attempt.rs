@@ -125,7 +125,7 @@ pub(super) fn not_connected(error: ConnectError, node: &str, request: Box<Outgoi
     Failed { error, outcome, unsent: Some(request) }
 }
 
-fn no_response(error: ExchangeError, upload: Option<&UploadState>, node: &str, most: Option<u64>) -> Failed {
+pub(super) fn no_response(error: ExchangeError, upload: Option<&UploadState>, node: &str, most: Option<u64>) -> Failed {
     if let Some(fault) = upload.and_then(UploadState::fault) {
         let error = match fault {
             UploadFault::TooLarge => ProxyError::too_large(most.unwrap_or(u64::MAX)),

@@ -31,9 +31,11 @@ use crate::proxy::rate;
 use crate::proxy::relay::{Attempt, Patience, Relay};
 use crate::proxy::reply::{ProxyError, is_openai};
 use crate::proxy::story::Story;
+use crate::proxy::tunnel::Wish;
 use crate::proxy::upload::RequestBody;
 use crate::proxy::upstream::Upstream;
 use crate::proxy::worker::{Worker, meaning_of_drop};
+use crate::request::RequestShape;
 
 /// The proxied route: every request that no admin API takes comes here.
 pub(super) async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Result<Response, Infallible> {
@@ -188,9 +190,9 @@ impl Passage {
             self.within_rate(&head.headers, client, &intake.shape)?;
         }
         self.worker.app.retries.deposit(started);
-        match upgrade {
+        match upgrade.and_then(|wish| Wish::of(&mut request, &wish, &settings.forward.upgrades)) {
             // Boxed, like all that is seldom: the future of every request is as large as its largest branch.
-            Some(protocol) => Box::pin(self.tunnel(request, intake, protocol, alarm)).await,
+            Some(wish) => Box::pin(self.tunnel(request, intake, wish, alarm)).await,
             None => self.attempts(conn, request, intake, alarm).await,
         }
     }
@@ -267,7 +269,13 @@ impl Passage {
         method.is_idempotent() || (*method == Method::POST && route.is_some_and(|r| self.settings.routes[r].retry_post))
     }
 
-    fn relay(&mut self, ticket: Ticket, upstream: Upstream, mut head: response::Parts, intake: &Intake) -> Response {
+    pub(super) fn relay(
+        &mut self,
+        ticket: Ticket,
+        upstream: Upstream,
+        mut head: response::Parts,
+        intake: &Intake,
+    ) -> Response {
         let status = head.status.as_u16();
         let seen = Survey::of(&head.headers);
         let get = |name: HeaderName| head.headers.get(name).map(HeaderValue::as_bytes);

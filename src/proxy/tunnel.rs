@@ -1,9 +1,16 @@
 //! WebSocket and other upgrades: once both sides have switched protocols, bytes pass in both directions.
 //!
 //! An upgraded connection is never pooled and is counted by its ticket until either side closes, so that limits, drain
-//! and metrics see it. How long it lives says nothing about the node's speed: it leaves no latency label.
+//! and metrics see it, or until both have been silent for so long that one of them must be taken for gone: a client that
+//! vanishes behind a router says nothing. How long it lives says nothing about the node's speed: it leaves no latency
+//! label. Which protocols may be switched to is for the operator to say; what else is asked for is ignored.
 
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,35 +18,52 @@ use axum::response::Response;
 use http::{HeaderValue, StatusCode, Version, header, response};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt as _;
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf, copy_bidirectional};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::balancer::Ticket;
-use crate::config::{Settings, Timeouts};
 use crate::node::NodeId;
 use crate::outcome::{Failure, Outcome};
 use crate::proxy::alarm::Alarm;
-use crate::proxy::attempt::not_connected;
+use crate::proxy::attempt::{Failed, no_response, not_connected};
 use crate::proxy::connection::Busy;
 use crate::proxy::forward::Passage;
 use crate::proxy::headers;
-use crate::proxy::inspect::ResponseScan;
 use crate::proxy::intake::Intake;
 use crate::proxy::outgoing::Outgoing;
-use crate::proxy::relay::{Attempt, Patience, Relay};
 use crate::proxy::reply::ProxyError;
 use crate::proxy::server::Counted;
 use crate::proxy::story::Story;
-use crate::proxy::upstream::{ExchangeError, Switched, Upstream};
+use crate::proxy::upload::RequestBody;
+use crate::proxy::upstream::{Switched, Upstream};
 use crate::proxy::worker::Worker;
 
-/// A tunnel that is about to be opened.
-struct Opening {
-    ticket: Ticket,
-    story: Option<Box<Story>>,
-    busy: Option<Busy>,
-    timeouts: Timeouts,
-    settings: Arc<Settings>,
+/// A wish to leave HTTP that can be granted.
+pub(super) struct Wish {
+    /// The protocols that the node is asked for.
+    protocols: HeaderValue,
+    /// The client's side, once it has its 101.
+    client: OnUpgrade,
+}
+
+impl Wish {
+    /// What `upgrade` asks for, as far as it is allowed. All else is an ordinary request, as a server may ignore the
+    /// field (RFC 9110, 7.8): a protocol that nobody allowed, such as `h2c`, would leave every limit, route and rate
+    /// behind; and a body, which the client may break or hold back, would be told from a node's failure only by luck.
+    pub(super) fn of(request: &mut Outgoing, upgrade: &HeaderValue, allowed: &[String]) -> Option<Wish> {
+        if !matches!(request.body, RequestBody::Empty) {
+            return None;
+        }
+        // hyper gives none for HTTP/1.0, where the field means nothing.
+        let client = request.head.extensions.remove::<OnUpgrade>()?;
+        let may = |wish: &&str| {
+            let name = wish.split('/').next().unwrap_or_default();
+            allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
+        };
+        let wishes: Vec<&str> = upgrade.to_str().ok()?.split(',').map(str::trim).filter(may).collect();
+        let protocols = HeaderValue::try_from(wishes.join(", ")).ok().filter(|_| !wishes.is_empty())?;
+        Some(Wish { protocols, client })
+    }
 }
 
 impl Passage {
@@ -49,15 +73,13 @@ impl Passage {
         &mut self,
         mut request: Box<Outgoing>,
         intake: Intake,
-        protocol: HeaderValue,
+        wish: Wish,
         alarm: &mut Alarm,
     ) -> Result<Response, ProxyError> {
-        let client = request.head.extensions.remove::<OnUpgrade>();
         request.head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        request.head.headers.insert(header::UPGRADE, protocol.clone());
-        let id = self.request_id.clone();
+        request.head.headers.insert(header::UPGRADE, wish.protocols.clone());
         let mut tried: Vec<NodeId> = Vec::new();
-        let (ticket, upstream) = loop {
+        let (ticket, mut upstream) = loop {
             let verdict = self.decide(&intake, &tried, &request);
             let ticket = self.settle(verdict, intake.shape.model.as_deref(), alarm).await?;
             let app = &self.worker.app;
@@ -78,108 +100,81 @@ impl Passage {
             request = unsent;
         };
         request.address(ticket.node(), self.settings.forward.preserve_host);
-        let (timeouts, settings) = (self.timeouts().clone(), Arc::clone(&self.settings));
-        let opening = Opening { ticket, story: self.story.take(), busy: self.busy.take(), timeouts, settings };
-        opening.open(&self.worker, upstream, request, client, protocol, id).await
-    }
-}
-
-impl Opening {
-    /// Asks the node to switch protocols; a node that does not want to answers like to any other request.
-    async fn open(
-        mut self,
-        worker: &Arc<Worker>,
-        upstream: Upstream,
-        request: Box<Outgoing>,
-        client_side: Option<OnUpgrade>,
-        protocol: HeaderValue,
-        id: Option<HeaderValue>,
-    ) -> Result<Response, ProxyError> {
-        let answer = self.ask(upstream, request).await;
-        let now = worker.app.clock.now();
-        let (upstream, mut head) = match answer {
-            Ok(answer) => answer,
-            Err((failure, token, detail)) => {
-                self.ticket.finish(now, Outcome::Failed(failure));
-                return Err(ProxyError::failed(failure, token, detail));
+        let (patience, deadline) = (self.timeouts().first_byte, self.deadline);
+        let failed = match alarm.within(patience, deadline, upstream.exchange(request)).await {
+            Some(Ok(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                return self.switch(ticket, upstream, head, wish);
+            }
+            // A node that does not want to answers as to any other request.
+            Some(Ok(head)) => return Ok(self.relay(ticket, upstream, head, &intake)),
+            Some(Err(error)) => no_response(error, None, &ticket.node().spec.name, None),
+            None => {
+                let detail = format!("the node {} sent no response in time", ticket.node().spec.name);
+                let error = ProxyError::failed(Failure::Timeout, "http_response_timeout", detail);
+                Failed { error, outcome: Outcome::Failed(Failure::Timeout), unsent: None }
             }
         };
-        self.ticket.first_byte(now);
-        let status = head.status;
-        worker.app.telemetry.answered(Some(self.ticket.node()), status.as_u16());
-        if let Some(story) = &mut self.story {
-            story.status = status.as_u16();
-        }
+        ticket.finish(self.worker.app.clock.now(), failed.outcome);
+        Err(failed.error)
+    }
+
+    /// The node switches: its connection and the client's become the two ends of a tunnel.
+    fn switch(
+        &mut self,
+        mut ticket: Ticket,
+        upstream: Upstream,
+        mut head: response::Parts,
+        wish: Wish,
+    ) -> Result<Response, ProxyError> {
+        let worker = Arc::clone(&self.worker);
+        let now = worker.app.clock.now();
+        ticket.first_byte(now);
         let accepted = head.headers.get(header::UPGRADE).cloned();
         let seen = headers::Survey::of(&head.headers);
         headers::strip_hop_by_hop(&mut head.headers, seen);
         headers::append_via(&mut head.headers);
-        if let Some(id) = id {
+        if let Some(id) = self.request_id.take() {
             head.headers.insert(headers::X_REQUEST_ID, id);
         }
         head.version = Version::HTTP_11;
-        if status != StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(Response::from_parts(head, Body::new(self.decline(worker, upstream, status))));
-        }
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        head.headers.insert(header::UPGRADE, accepted.unwrap_or(protocol));
-        match (client_side, upstream.into_switched()) {
-            (Some(client), Some(node)) => {
-                // The connection that asked is over as such: from here on the tunnel is what is counted and waited for.
-                let counted = Counted::new(&worker.app, worker);
-                let carrying = self.carry(Arc::clone(worker), client, node);
-                tokio::spawn(async move {
-                    carrying.await;
-                    drop(counted);
-                });
-                Ok(Response::from_parts(head, Body::empty()))
-            }
-            _ => {
-                self.ticket.finish(now, Outcome::Failed(Failure::Protocol));
-                Err(ProxyError::internal("this connection cannot be upgraded"))
-            }
+        head.headers.insert(header::UPGRADE, accepted.unwrap_or(wish.protocols));
+        let Some(node) = upstream.into_switched() else {
+            ticket.finish(now, Outcome::Failed(Failure::Protocol));
+            return Err(ProxyError::internal("this connection cannot be upgraded"));
+        };
+        let status = head.status.as_u16();
+        worker.app.telemetry.answered(Some(ticket.node()), status);
+        if let Some(story) = &mut self.story {
+            story.status = status;
         }
+        // The connection that asked is over as such: from here on the tunnel is what is counted and waited for.
+        let counted = Counted::new(&worker.app, &worker);
+        let tunnel =
+            Tunnel { ticket, story: self.story.take(), busy: self.busy.take(), idle: self.timeouts().tunnel_idle };
+        tokio::spawn(async move {
+            tunnel.carry(worker, wish.client, node).await;
+            drop(counted);
+        });
+        Ok(Response::from_parts(head, Body::empty()))
     }
+}
 
-    /// The node answers as to any other request.
-    fn decline(self, worker: &Arc<Worker>, upstream: Upstream, status: StatusCode) -> Relay {
-        let Opening { ticket, story, busy, timeouts, settings } = self;
-        let outcome = Outcome::of_status(status.as_u16(), None);
-        let patience = Patience { between: timeouts.between_chunks, deadline: None };
-        let worker = Arc::clone(worker);
-        let attempt = Attempt { ticket, upstream, story, worker, settings, busy, outcome, prompt_bytes: 0 };
-        Relay::new(attempt, ResponseScan::new(None, None), patience)
-    }
+/// A tunnel as long as it is open.
+struct Tunnel {
+    ticket: Ticket,
+    story: Option<Box<Story>>,
+    busy: Option<Busy>,
+    idle: Duration,
+}
 
-    async fn ask(
-        &self,
-        mut upstream: Upstream,
-        request: Box<Outgoing>,
-    ) -> Result<(Upstream, response::Parts), (Failure, &'static str, String)> {
-        let name = &self.ticket.node().spec.name;
-        let answer = timeout(self.timeouts.first_byte, upstream.exchange(request)).await;
-        match answer {
-            Ok(Ok(head)) => Ok((upstream, head)),
-            Ok(Err(ExchangeError { source, .. })) if source.is_parse() => {
-                let detail = format!("the node {name} sent no valid response: {source}");
-                Err((Failure::Protocol, "http_protocol_error", detail))
-            }
-            Ok(Err(ExchangeError { source, .. })) => {
-                let detail = format!("the node {name} broke the connection: {source}");
-                Err((Failure::Broken, "connection_terminated", detail))
-            }
-            Err(_) => {
-                Err((Failure::Timeout, "http_response_timeout", format!("the node {name} sent no response in time")))
-            }
-        }
-    }
-
-    /// Carries bytes both ways until either side is done.
+impl Tunnel {
+    /// Carries bytes both ways until either side is done, or both have been silent for too long.
     async fn carry(self, worker: Arc<Worker>, client: OnUpgrade, node: Switched) {
-        let Opening { ticket, story, busy, .. } = self;
+        let Tunnel { ticket, story, busy, idle } = self;
         // One side breaking is a usual end: the other is closed by dropping it, which is all that a tunnel can say.
         let carried = match timeout(SWITCH_MAX, client).await {
-            Ok(Ok(client)) => carry_both(TokioIo::new(client), node).await.unwrap_or(0),
+            Ok(Ok(client)) => carry_both(TokioIo::new(client), node, idle).await,
             _ => 0,
         };
         let now = worker.app.clock.now();
@@ -194,11 +189,87 @@ impl Opening {
 }
 
 /// Bytes that went to the client.
-async fn carry_both(mut client: TokioIo<Upgraded>, mut node: Switched) -> std::io::Result<u64> {
-    client.write_all(&node.begun).await?;
-    let (_, to_client) = tokio::io::copy_bidirectional(&mut client, &mut node.stream).await?;
-    Ok(to_client + node.begun.len() as u64)
+async fn carry_both(client: TokioIo<Upgraded>, mut node: Switched, idle: Duration) -> u64 {
+    let (from_client, from_node) = (Traffic::default(), Traffic::default());
+    let mut client = Watched { io: client, traffic: &from_client };
+    let carrying = async {
+        client.write_all(&node.begun).await?;
+        let mut node = Watched { io: &mut node.stream, traffic: &from_node };
+        copy_bidirectional(&mut client, &mut node).await
+    };
+    let mut carrying = pin!(carrying);
+    let mut timer = pin!(sleep(idle));
+    let mut half_closed = false;
+    std::future::poll_fn(|cx| {
+        if carrying.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let ended = [&from_client, &from_node].iter().any(|traffic| traffic.ended.load(Ordering::Relaxed));
+        let patience = if ended { idle.min(HALF_CLOSED_IDLE) } else { idle };
+        if ended && !std::mem::replace(&mut half_closed, true) {
+            timer.as_mut().reset(Instant::now() + patience);
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            let moved = [&from_client, &from_node].map(|traffic| traffic.moved.swap(false, Ordering::Relaxed));
+            if moved == [false; 2] {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(Instant::now() + patience);
+        }
+        Poll::Pending
+    })
+    .await;
+    from_client.written.load(Ordering::Relaxed)
+}
+
+/// What is known of one side of a tunnel.
+#[derive(Debug, Default)]
+struct Traffic {
+    /// Whether it sent or took anything since somebody looked.
+    moved: AtomicBool,
+    /// Whether it will send nothing more.
+    ended: AtomicBool,
+    /// Bytes that it took.
+    written: AtomicU64,
+}
+
+/// One side of a tunnel, watched.
+struct Watched<'a, S> {
+    io: S,
+    traffic: &'a Traffic,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<'_, S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+        let flag = if buf.filled().len() > before { &this.traffic.moved } else { &this.traffic.ended };
+        flag.store(true, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<'_, S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let taken = ready!(Pin::new(&mut this.io).poll_write(cx, buf))?;
+        this.traffic.moved.store(true, Ordering::Relaxed);
+        this.traffic.written.fetch_add(taken as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
 }
 
 /// The longest that the client's side may take to hand over its connection after the 101.
 const SWITCH_MAX: Duration = Duration::from_secs(10);
+
+/// How long the other side may be silent once one has closed: there is nobody left who would ask it for anything.
+const HALF_CLOSED_IDLE: Duration = Duration::from_secs(30);

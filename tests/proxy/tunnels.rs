@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::rig::{Dead, Rig, Stage, emulator, policy, spec_of, until};
-use crate::wire::{PATIENCE, Wire, get};
+use crate::wire::{PATIENCE, Wire, get, ok};
 
 const UPGRADE: &str = "GET /socket HTTP/1.1\r\nhost: h\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\nsec-websocket-key: k\r\n\r\n";
 const SWITCHING: &str =
@@ -140,4 +140,70 @@ async fn an_ordinary_server_is_asked_for_an_upgrade_without_harm() {
     let message = rig.client().await.ask(UPGRADE).await;
     assert_eq!((message.status(), message.clean), (404, true));
     rig.one_attempt("a", "completed").await;
+}
+
+#[tokio::test]
+async fn a_wish_that_cannot_be_granted_is_ignored_and_the_rest_is_an_ordinary_request() {
+    let websocket = "connection: upgrade\r\nupgrade: websocket\r\n";
+    let h2c = "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n";
+    for (line, fields, body) in [
+        ("POST /x HTTP/1.1", format!("{websocket}content-type: text/plain\r\ncontent-length: 2\r\n"), "{}"),
+        ("POST /x HTTP/1.1", format!("{websocket}content-type: application/json\r\ncontent-length: 2\r\n"), "{}"),
+        ("GET /x HTTP/1.1", h2c.to_owned(), ""),
+        ("GET /x HTTP/1.0", websocket.to_owned(), ""),
+    ] {
+        let node = Stage::open("a").await;
+        let rig = Rig::of([node.spec()]);
+        let mut client = rig.client().await;
+        client.send(format!("{line}\r\nhost: h\r\n{fields}\r\n{body}")).await;
+        let (mut call, head) = node.request().await;
+        assert_eq!((head.get("upgrade"), head.get("http2-settings")), (None, None), "{head:?}");
+        assert_eq!(call.rest_of(head).await.text(), body);
+        call.send(ok("plain")).await;
+        assert_eq!(client.message().await.text(), "plain", "{line} {fields}");
+        rig.one_attempt("a", "completed").await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_cannot_have_a_node_blamed_by_an_upgrade_with_a_broken_body() {
+    let node = Stage::open("a").await;
+    let rig = Rig::of([node.spec()]);
+    let mut client = rig.client().await;
+    let fields = "connection: upgrade\r\nupgrade: websocket\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked";
+    client.send(format!("POST /x HTTP/1.1\r\nhost: h\r\n{fields}\r\n\r\nzz\r\n")).await;
+    assert_eq!(client.message().await.status(), 400);
+    let text = rig.app.scrape();
+    let failed = text.lines().filter(|line| line.starts_with("bellwether_attempts_total{node=\"a\",outcome=\"failed"));
+    assert!(failed.clone().count() > 0 && failed.clone().all(|line| line.ends_with(" 0")), "{text}");
+}
+
+#[tokio::test]
+async fn a_node_that_is_too_full_for_a_tunnel_is_full_and_not_broken() {
+    let node = Stage::open("a").await;
+    let rig = Rig::of([node.spec()]);
+    let mut client = rig.client().await;
+    client.send(UPGRADE).await;
+    let (mut call, _) = node.request().await;
+    call.send("HTTP/1.1 503 Service Unavailable\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n").await;
+    let message = client.message().await;
+    assert_eq!((message.status(), message.head.get("retry-after")), (503, Some("7")));
+    rig.one_attempt("a", "full").await;
+}
+
+#[tokio::test]
+async fn a_tunnel_in_which_nobody_says_anything_ends_whether_one_side_has_closed_or_not() {
+    for half_closed in [false, true] {
+        let node = Stage::open("a").await;
+        let mut settings = crate::rig::settings([node.spec()]);
+        settings.timeouts.tunnel_idle = Duration::from_millis(50);
+        let rig = Rig::start(settings);
+        let (mut client, mut call) = open(&rig, &node).await;
+        if half_closed {
+            client.end().await;
+        }
+        assert_eq!((client.until_closed().await, call.until_closed().await), (vec![], vec![]));
+        until("the end", || rig.in_flight("a") == 0).await;
+        assert_eq!(rig.attempts("a", "completed"), 1.0);
+    }
 }

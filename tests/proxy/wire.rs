@@ -264,6 +264,11 @@ impl Wire {
         (Wire { stream: again(first), buffer: self.buffer }, Wire { stream: again(second), buffer: Vec::new() })
     }
 
+    /// Says that nothing more follows, and goes on reading.
+    pub(crate) async fn end(&mut self) {
+        soon("closed", self.stream.shutdown()).await.expect("the connection is open");
+    }
+
     /// Closes with a TCP reset.
     pub(crate) fn reset(self) {
         self.stream.set_zero_linger().expect("an option of every socket");
