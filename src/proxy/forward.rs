@@ -174,6 +174,10 @@ impl Passage {
             head.headers.remove(header::EXPECT);
         }
         if head.method == Method::GET && head.uri.path() == "/v1/models" {
+            if !settings.rate_limit.rules.is_off() {
+                let free = RequestShape { output_tokens_max: Some(0), ..RequestShape::default() };
+                self.within_rate(&head.headers, client, &free)?;
+            }
             request.told = told;
             return Box::pin(models::merged(&self.worker, &settings, request)).await;
         }

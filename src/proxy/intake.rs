@@ -68,14 +68,15 @@ pub(super) async fn take_in(
         return Err(ProxyError::too_large(most));
     }
     let api = Api::of_path(uri.path());
-    let patience = settings.timeouts.between_chunks;
     let mut upload = None;
     let mut bytes = Bytes::new();
     let mut looked = false;
-    let body = if body.is_end_stream() {
+    let mut body = if body.is_end_stream() {
         RequestBody::Empty
     } else {
         looked = !seen.coding && is_json(headers, api);
+        // Its model may bring it to another route; until that is known, this is the best guess.
+        let patience = between_chunks(settings, route_named(settings, method, uri.path(), None, api).0);
         let bound = if looked { settings.limits.inspect_bytes_max } else { 0 };
         let begun = begin(body, bound, most, patience, alarm).await?;
         bytes = begun.bytes.clone();
@@ -93,6 +94,9 @@ pub(super) async fn take_in(
     let found = if looked { look(&bytes, upload.is_none(), api) } else { Look::default() };
     let model = found.model.clone().or_else(|| model_in_path(uri.path()));
     let (route, name) = route_named(settings, method, uri.path(), model.as_deref(), api);
+    if let RequestBody::Streaming(streaming) = &mut body {
+        streaming.patience = between_chunks(settings, route);
+    }
     let kind = app.kinds.of(name, model.as_deref());
     let prompt_bytes = found.prompt_bytes_of(length);
     let text_tokens = app.bytes_per_token.estimate(kind, prompt_bytes);
@@ -108,6 +112,11 @@ pub(super) async fn take_in(
     };
     let prompt_bytes = if found.is_all_text() { prompt_bytes } else { 0 };
     Ok(Intake { shape, body, route, upload, prompt_bytes })
+}
+
+/// The longest wait for a client's next piece on a route.
+fn between_chunks(settings: &Settings, route: Option<usize>) -> Duration {
+    route.map_or(&settings.timeouts, |route| &settings.routes[route].timeouts).between_chunks
 }
 
 /// The route that a request takes, as an index if it is configured, and its name.

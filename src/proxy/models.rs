@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use http::{HeaderValue, Method, Uri, header};
+use http::{HeaderName, HeaderValue, Method, Uri, header};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -29,6 +29,17 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const ASKED_AT_ONCE: usize = 64;
 /// The longest list that is read from a node.
 const LIST_BYTES_MAX: usize = 1024 * 1024;
+
+/// Fields of the client that are about its own list.
+const NOT_ASKED: [HeaderName; 7] = [
+    header::ACCEPT_ENCODING,
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+    header::IF_RANGE,
+    header::RANGE,
+];
 
 /// The merged list.
 pub(super) async fn merged(
@@ -51,8 +62,10 @@ pub(super) async fn merged(
                 answered |= add(&mut models, asked.join_next().await);
             }
             let mut asking = request.about(Method::GET, Uri::from_static("/v1/models"), request.head.headers.clone());
-            // The list is read here, whatever the client accepts.
-            asking.head.headers.remove(header::ACCEPT_ENCODING);
+            // The list is read here, whatever the client accepts or has already.
+            for name in NOT_ASKED {
+                asking.head.headers.remove(name);
+            }
             asking.address(node, settings.forward.preserve_host);
             asked.spawn(ask(Arc::clone(worker), Arc::clone(settings), Arc::clone(node), asking, now));
         }

@@ -88,3 +88,17 @@ async fn without_limits_nothing_is_told() {
     assert_eq!((message.status(), message.head.get("ratelimit")), (200, None));
     assert!(rig.app.rates.is_empty());
 }
+
+#[tokio::test]
+async fn the_list_of_models_counts_like_any_other_request() {
+    let (rig, node) = rig(1, 0, RateKey::ApiKey).await;
+    let mut client = rig.client().await;
+    let asking = "GET /v1/models HTTP/1.1\r\nhost: h\r\nif-none-match: \"x\"\r\nrange: bytes=0-1\r\n\r\n";
+    client.send(asking).await;
+    let (mut call, head) = node.request().await;
+    assert_eq!((head.get("if-none-match"), head.get("range")), (None, None), "the list is asked for whole");
+    call.send(ok("{\"data\": [{\"id\": \"m\"}]}")).await;
+    let list = client.message().await;
+    assert_eq!((list.status(), &list.json()["data"][0]["id"]), (200, &"m".into()));
+    assert_eq!(rig.client().await.ask(asking).await.status(), 429);
+}
