@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::Request;
@@ -21,6 +21,7 @@ use hyper::rt::{Read, Write};
 use hyper::server::conn::http1;
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::TokioIo;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -105,6 +106,11 @@ impl Conn {
 }
 
 impl Busy {
+    /// The request begins or ends to wait for a node.
+    pub(super) fn waits(&self, waits: bool) {
+        self.conn.framing.set_awaiting(waits);
+    }
+
     /// The request has ended, `now`.
     pub(super) fn end(&mut self, now: Time) {
         if !std::mem::replace(&mut self.ended, true) {
@@ -137,6 +143,8 @@ struct Overdue {
     unfinished: Option<(u64, Time)>,
     /// When the timer first saw the present write wait for the client, and how many had not waited before it.
     stalled: Option<(u64, Time)>,
+    /// When the timer last saw a response under way.
+    written: Time,
 }
 
 enum Look {
@@ -153,8 +161,13 @@ impl Overdue {
         let Timeouts { first_request, header_read, idle, .. } = self.timeouts;
         // Whatever is not yet running cannot be overdue before the shortest of the timeouts has passed.
         let soon = now.after(header_read.min(idle));
-        if conn.is_busy() {
+        if conn.framing.is_closing() {
+            return Look::Again(soon);
+        }
+        if conn.is_busy() || conn.framing.is_write_blocked() {
+            // A response that hyper has whole is still on its way as long as the client has not taken it.
             self.unfinished = None;
+            self.written = now;
             return self.look_at_writing(conn, now, soon);
         }
         self.stalled = None;
@@ -171,16 +184,12 @@ impl Overdue {
             }
         } else {
             self.unfinished = None;
-            conn.idle_since().after(idle)
+            conn.idle_since().max(self.written).after(idle)
         };
         let idle_for = now.since(conn.idle_since());
         if limit <= now {
             Look::Close
-        } else if conn.served() > 0
-            && !conn.framing.is_head_begun()
-            && !conn.framing.is_write_blocked()
-            && idle_for >= PARK_AFTER
-        {
+        } else if conn.served() > 0 && !conn.framing.is_head_begun() && idle_for >= PARK_AFTER {
             Look::Park
         } else {
             // A head may start while we sleep: be there early enough to see it.
@@ -194,7 +203,8 @@ impl Overdue {
     fn look_at_writing(&mut self, conn: &Conn, now: Time, soon: Time) -> Look {
         if !conn.framing.is_write_blocked() {
             self.stalled = None;
-            return Look::Again(soon);
+            // Each look at one that waits for a node shows whether its client has left.
+            return Look::Again(if conn.framing.is_awaiting() { soon.min(now.after(LOOK_EVERY)) } else { soon });
         }
         let writes = conn.framing.writes();
         let since = match self.stalled {
@@ -238,10 +248,11 @@ pub(super) async fn serve(
     // Not a router: it would look the path up among routes that do not exist, and box every request.
     let handling = Arc::clone(&conn);
     let mut service = service_fn(move |request: Request<Incoming>| handle(Arc::clone(&handling), request));
-    let mut io = TokioIo::new(GuardedIo::new(stream, framing_limits(&settings), framing));
+    let mut io = TokioIo::new(GuardedIo::new(stream, framing_limits(&settings), framing).asking(has_left));
     let builder = builder(&settings);
     let accepted = app.clock.now();
-    let mut overdue = Overdue { timeouts: settings.timeouts.clone(), accepted, unfinished: None, stalled: None };
+    let mut overdue =
+        Overdue { timeouts: settings.timeouts.clone(), accepted, unfinished: None, stalled: None, written: accepted };
     drop(settings);
     loop {
         let mut serving = Box::pin(builder.serve_connection(io, service).with_upgrades());
@@ -260,6 +271,16 @@ pub(super) async fn serve(
             () = tokio::time::sleep(patience) => return,
             _ = stopping.wait_for(|stop| *stop) => return,
         }
+    }
+}
+
+/// Whether the client has closed its side, or reset the connection: known without reading what it sent before.
+fn has_left(stream: &TcpStream) -> bool {
+    let mut ready = pin!(stream.ready(Interest::READABLE));
+    match ready.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(ready)) => ready.is_read_closed(),
+        Poll::Ready(Err(_)) => true,
+        Poll::Pending => false,
     }
 }
 

@@ -85,10 +85,11 @@ impl Passage {
         }
         let clock = &self.worker.app.clock;
         let patience = place.deadline().since(clock.now());
-        match alarm.within(patience, self.deadline, &mut place).await {
-            Some(handed) => handed,
-            None => place.give_up(clock.now()),
-        }
+        let waits = |waits| self.busy.iter().for_each(|busy| busy.waits(waits));
+        waits(true);
+        let handed = alarm.within(patience, self.deadline, &mut place).await;
+        waits(false);
+        handed.unwrap_or_else(|| place.give_up(clock.now()))
     }
 }
 

@@ -221,3 +221,47 @@ async fn a_node_that_says_full_gets_a_smaller_limit_of_its_own() {
     assert!(after < before, "{after} of {before}");
     assert_eq!(rig.metric("bellwether_node_limit{node=\"a\"}"), f64::from(after));
 }
+
+#[tokio::test]
+async fn a_client_that_leaves_in_the_middle_of_its_body_frees_its_place_too() {
+    let (rig, node) = rig(|settings| settings.timeouts.header_read = Duration::from_millis(20)).await;
+    let mut first = rig.client().await;
+    first.send(get("/first")).await;
+    let _call = node.request().await;
+    let mut leaves = rig.client().await;
+    let head = "POST /leaves HTTP/1.1\r\nhost: h\r\ncontent-type: text/plain\r\ncontent-length: 1000000";
+    leaves.send(format!("{head}\r\n\r\n{}", "x".repeat(50_000))).await;
+    queued(&rig, 1).await;
+    drop(leaves);
+    queued(&rig, 0).await;
+}
+
+#[tokio::test]
+async fn a_client_whose_patience_is_shorter_than_the_work_of_the_others_may_still_wait() {
+    let (rig, node) = rig(|settings| settings.queue.rules.timeout = Duration::from_millis(50)).await;
+    let mut first = rig.client().await;
+    first.send(get("/first")).await;
+    let (mut call, _) = node.request().await;
+    for _ in 0..4 {
+        let refused = rig.client().await.ask(get("/v1/x")).await;
+        assert_eq!(refused.json()["error"]["code"], "queue_timeout");
+    }
+    call.send(ok("first")).await;
+    assert_eq!(first.message().await.text(), "first");
+}
+
+#[tokio::test]
+async fn a_client_that_is_refused_while_it_uploads_gets_to_read_why() {
+    let (rig, node) = rig(|settings| settings.queue.rules.length_max = 0).await;
+    let mut first = rig.client().await;
+    first.send(get("/first")).await;
+    let _call = node.request().await;
+    let mut client = rig.client().await;
+    let body = "x".repeat(8 * 1024 * 1024);
+    let head = "POST /v1/files HTTP/1.1\r\nhost: h\r\ncontent-type: text/plain\r\ncontent-length";
+    // Like most clients it writes everything before it reads anything.
+    client.send(format!("{head}: {}\r\n\r\n{body}", body.len())).await;
+    let refused = client.message().await;
+    assert_eq!((refused.status(), refused.clean), (503, true));
+    assert_eq!(client.until_closed().await, b"");
+}

@@ -27,6 +27,8 @@ pub struct ConnState {
     /// The number of answers, shifted left by 2, and how the last one stands to tunnels.
     answers: AtomicU64,
     waiting: AtomicBool,
+    awaiting: AtomicBool,
+    closing: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -66,6 +68,26 @@ impl ConnState {
                 waker.wake();
             }
         }
+    }
+
+    /// Says whether a request waits for a node, and so does not read its body: that the client leaves does not show by
+    /// itself then.
+    pub fn set_awaiting(&self, awaiting: bool) {
+        self.awaiting.store(awaiting, Ordering::Relaxed);
+    }
+
+    /// Whether a request waits for a node.
+    pub fn is_awaiting(&self) -> bool {
+        self.awaiting.load(Ordering::Relaxed)
+    }
+
+    /// Whether the last answer is written and only what the client still sends is waited for.
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn publish_closing(&self) {
+        self.closing.store(true, Ordering::Relaxed);
     }
 
     /// Bytes received from the client.

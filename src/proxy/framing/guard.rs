@@ -154,6 +154,11 @@ impl RequestGuard {
         matches!(self.phase, Phase::Undecided)
     }
 
+    /// Whether the next byte belongs to a request body.
+    pub fn is_in_body(&self) -> bool {
+        matches!(self.phase, Phase::Length(_) | Phase::Chunked)
+    }
+
     /// Whether the next byte belongs to a request head.
     pub fn is_in_head(&self) -> bool {
         matches!(self.phase, Phase::Head)

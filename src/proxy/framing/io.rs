@@ -4,14 +4,17 @@
 //! an incomplete head is held back, in a buffer bounded by the head limit, and given up as soon as that head is through: an
 //! idle connection has none. A refused head is replaced by a minimal request that makes hyper call the handler once more;
 //! what follows it is read and thrown away, because closing a socket with unread bytes resets it and can take the answer with
-//! it. A refused body ends in an error of the read, because hyper has its head already.
+//! it; and likewise the rest of a body whose request was answered before it was read. A refused body ends in an error of the read, because hyper has its head already.
 
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 use super::guard::{Next, RequestGuard};
 use super::refusal::Refusal;
@@ -23,6 +26,13 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r
 const PIECE_BYTES: usize = 4 * 1024;
 /// Bytes kept of what follows a request for a tunnel before its answer; more wait in the socket.
 const UNDECIDED_BYTES_MAX: usize = 16 * 1024;
+/// How long a client that was answered before it had sent its whole body may go on sending, so that it gets to reading
+/// the answer: closing at once would reset the connection, and most clients that write then never look at what came.
+const LINGER_MAX: Duration = Duration::from_secs(2);
+/// Bytes thrown away in that time; they cost no memory.
+const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes per read of those.
+const LINGER_PIECE_BYTES: usize = 16 * 1024;
 /// Bytes thrown away after a refusal before reading stops: enough for what was under way when the client saw the answer.
 const DISCARDED_BYTES_MAX: usize = 256 * 1024;
 
@@ -48,6 +58,10 @@ pub struct GuardedIo<T> {
     passed: usize,
     end: End,
     discarded_bytes: usize,
+    /// Runs from the end of the last answer, if it came too early.
+    linger: Option<Pin<Box<Sleep>>>,
+    /// Whether the client has left, as far as that shows without reading.
+    has_left: fn(&T) -> bool,
 }
 
 impl<T> GuardedIo<T> {
@@ -55,7 +69,14 @@ impl<T> GuardedIo<T> {
     pub fn new(io: T, limits: Limits, state: Arc<ConnState>) -> GuardedIo<T> {
         let guard = RequestGuard::new(limits);
         let (held, end) = (Vec::new(), End::None);
-        GuardedIo { io, guard, state, held, handed_on: 0, passed: 0, end, discarded_bytes: 0 }
+        let has_left = |_: &T| false;
+        let (handed_on, passed, discarded_bytes) = (0, 0, 0);
+        GuardedIo { io, guard, state, held, handed_on, passed, end, discarded_bytes, linger: None, has_left }
+    }
+
+    /// Asks the stream itself whether the client has left, while its request waits and nobody reads the rest of it.
+    pub fn asking(self, has_left: fn(&T) -> bool) -> GuardedIo<T> {
+        GuardedIo { has_left, ..self }
     }
 
     /// The guarded stream.
@@ -162,6 +183,27 @@ impl<T: AsyncRead + Unpin> GuardedIo<T> {
         self.poll_held(cx)
     }
 
+    /// Reads and forgets the rest of a body that nobody wants, until the client has closed its side or for a while.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.state.publish_closing();
+        let timer = self.linger.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER_MAX)));
+        if timer.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut space = [0; LINGER_PIECE_BYTES];
+        while self.discarded_bytes < LINGER_BYTES_MAX {
+            let mut piece = ReadBuf::new(&mut space);
+            let read = ready!(Pin::new(&mut self.io).poll_read(cx, &mut piece));
+            let n = piece.filled().len();
+            if read.is_err() || n == 0 {
+                break;
+            }
+            self.state.count_bytes(n);
+            self.discarded_bytes += n;
+        }
+        Poll::Ready(())
+    }
+
     /// Reads and forgets what comes after a refusal, up to a bound; ends only with an error of the stream.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut space = [0; PIECE_BYTES];
@@ -217,12 +259,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for GuardedIo<T> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let this = self.get_mut();
+        // Whoever drives the connection flushes whenever it is woken, but reads only what somebody wants.
+        if this.state.is_awaiting() && (this.has_left)(&this.io) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Pin::new(&mut this.io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+        if this.linger.is_none() {
+            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+        }
+        if matches!(this.end, End::None) && this.guard.is_in_body() {
+            return this.poll_linger(cx).map(Ok);
+        }
         if matches!(this.end, End::RefusedHead | End::RefusedBody(_)) {
             // What has arrived by now is taken out of the socket, so that closing it does not reset the connection.
             let _ = this.poll_discard(cx)?;
