@@ -37,6 +37,9 @@ struct Args {
     /// Sequences at once per node at most
     #[arg(long, default_value_t = 256)]
     slots: u32,
+    /// Tokens of each node's prefix cache; without it nodes remember nothing
+    #[arg(long, value_name = "TOKENS")]
+    cache_tokens: Option<u64>,
     /// Seed of the lengths that requests do not tell
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -75,7 +78,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for (index, node) in (0u16..).zip(args.nodes()) {
         let port = if args.port == 0 { 0 } else { args.port.checked_add(index).ok_or("ports end at 65535")? };
         let listen = SocketAddr::new(args.listen, port);
-        let spec = EmulatorSpec { listen, ..EmulatorSpec::new(node.name, node.server) };
+        let cache_tokens = args.cache_tokens;
+        let spec = EmulatorSpec { listen, cache_tokens, ..EmulatorSpec::new(node.name, node.server) };
         let emulator = Emulator::start(spec, args.seed.wrapping_add(u64::from(index))).await?;
         println!("{:<10} {}  {:.2} requests/s", emulator.name(), emulator.url(), node.server.capacity_rps());
         running.push(emulator);

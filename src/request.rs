@@ -41,6 +41,8 @@ pub struct RequestShape {
     pub body_bytes: Option<u64>,
     /// A hash of the client's address, for affinity.
     pub client_hash: u64,
+    /// A hash of what names the conversation, where the request tells it; the policy `session-hash` goes by it.
+    pub session_hash: Option<u64>,
     /// What the prompt begins with; empty where it is not known.
     pub prefix: Prefix,
 }
@@ -55,6 +57,7 @@ impl Default for RequestShape {
             output_tokens_max: None,
             body_bytes: None,
             client_hash: 0,
+            session_hash: None,
             prefix: Prefix::default(),
         }
     }

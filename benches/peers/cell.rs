@@ -116,8 +116,12 @@ impl Order {
     /// Runs it.
     pub(crate) async fn run(self) -> Result<Cell, Failure> {
         let fleet = self.scenario.fleet();
-        let spec =
-            |node: &SimNode| EmulatorSpec { head_delay: HEAD_DELAY, ..EmulatorSpec::new(&node.name, node.server) };
+        let cache_tokens = self.scenario.cache_tokens();
+        let spec = |node: &SimNode| EmulatorSpec {
+            head_delay: HEAD_DELAY,
+            cache_tokens,
+            ..EmulatorSpec::new(&node.name, node.server)
+        };
         let (specs, seed) = (fleet.nodes.iter().map(spec).collect(), self.seed);
         // It has a runtime of its own, which cannot be started on this one's thread.
         let emulators = Arc::new(tokio::task::spawn_blocking(move || EmulatedFleet::start_specs(specs, seed)).await??);

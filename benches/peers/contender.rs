@@ -18,7 +18,7 @@ const fn of(kind: Kind, policy: &'static str) -> Contender {
 }
 
 /// Everybody, in the order of the table.
-pub(crate) const ALL: [Contender; 18] = [
+pub(crate) const ALL: [Contender; 20] = [
     of(Kind::Bellwether, "adaptive"),
     of(Kind::Bellwether, "least-connections"),
     Contender { weighted: true, ..of(Kind::Bellwether, "least-connections") },
@@ -26,6 +26,7 @@ pub(crate) const ALL: [Contender; 18] = [
     of(Kind::Bellwether, "peak-ewma"),
     of(Kind::Bellwether, "peak-ewma-scan"),
     of(Kind::Bellwether, "round-robin"),
+    of(Kind::Bellwether, "session-hash"),
     of(Kind::Nginx, "round_robin"),
     of(Kind::Nginx, "least_conn"),
     of(Kind::Nginx, "random-two"),
@@ -36,6 +37,7 @@ pub(crate) const ALL: [Contender; 18] = [
     of(Kind::Traefik, "leasttime"),
     of(Kind::Pingora, "round_robin"),
     of(Kind::SglangRouter, "power_of_two"),
+    of(Kind::SglangRouter, "cache_aware"),
     of(Kind::Litellm, "latency-based"),
 ];
 
@@ -52,10 +54,18 @@ impl Contender {
         ALL.into_iter().filter(wanted).collect()
     }
 
+    /// Whether it is there for conversations.
+    fn goes_by_prompts(&self) -> bool {
+        matches!(self.policy, "session-hash" | "cache_aware")
+    }
+
     /// Why it cannot take part in a scenario; `None` if it can.
     pub(crate) fn absent(&self, scenario: &Scenario) -> Option<String> {
         if self.kind.only_openai() && !scenario.is_openai() {
             return Some(format!("{} passes on endpoints of the OpenAI API only", self.kind));
+        }
+        if self.goes_by_prompts() && !scenario.has_conversations() {
+            return Some(format!("{} goes by what repeats in prompts", self.policy));
         }
         if self.kind.program().is_none() {
             return Some(format!("{} is not installed: {}", self.kind, self.kind.install()));

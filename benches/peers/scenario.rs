@@ -8,9 +8,15 @@ use std::time::Duration;
 
 use bellwether::emulator::Fault;
 use bellwether::load::{Ask, Bursts};
+use bellwether::sim::conversations::Talk;
 use bellwether::sim::random::{self, standard_normal};
 use bellwether::sim::workload::stream;
 use bellwether::sim::{Lognormal, SimFleet};
+
+/// Conversations that live at a time, and the tokens that a node remembers: as many for each conversation as in the
+/// simulator's scenarios.
+const LIVE: u32 = 120;
+const CACHE_TOKENS: u64 = 120_000;
 
 /// Slots at most of a language model node, so that a run of a minute fills them.
 const SLOTS_MAX: u32 = 48;
@@ -59,6 +65,8 @@ pub(crate) struct Scenario {
 enum Asks {
     /// Streamed chat completions with the study's lengths.
     Chat,
+    /// The same as turns of conversations, before nodes with prefix caches.
+    Talk,
     /// Plain POSTs to `/api/work`.
     Plain,
     /// Short chat completions in one piece, which cost a node next to nothing: what remains is the proxy.
@@ -118,6 +126,13 @@ pub(crate) fn all() -> Vec<Scenario> {
             ..LLM
         },
         Scenario {
+            name: "conversations",
+            about: "llm-mixed at 30 % load: 120 live conversations, nodes that remember 120,000 tokens of prompts each",
+            load: 0.3,
+            asks: Asks::Talk,
+            ..LLM
+        },
+        Scenario {
             name: "cost",
             about: "100 short chat completions a second in one piece, which cost the nodes next to nothing",
             fleet: "plain-equal",
@@ -157,9 +172,24 @@ impl Scenario {
         let exactly = |tokens: f64| Lognormal { mean: tokens, sigma: 0.0, min: tokens, max: tokens };
         match self.asks {
             Asks::Chat => Ask::study(true),
+            Asks::Talk => Ask::Talk {
+                talk: Talk { live: LIVE, ..Talk::default() },
+                questions: random::PROMPT_TOKENS,
+                answers: random::OUTPUT_TOKENS,
+            },
             Asks::Plain => Ask::Plain { path: "/api/work".to_owned(), work_s: random::PLAIN_WORK_S },
             Asks::Short => Ask::Chat { stream: false, prompts: exactly(60.0), outputs: exactly(12.0) },
         }
+    }
+
+    /// Whether prompts repeat what was said before.
+    pub(crate) fn has_conversations(&self) -> bool {
+        self.asks == Asks::Talk
+    }
+
+    /// Tokens of prompts that each node remembers.
+    pub(crate) fn cache_tokens(&self) -> Option<u64> {
+        self.has_conversations().then_some(CACHE_TOKENS)
     }
 
     /// Requests per second in the mean.

@@ -75,6 +75,7 @@ impl Stage {
             output_tokens: attempt.output_tokens,
             plain_s: fitted.work_s.get(at).copied().unwrap_or(0.0),
             node: Some(attempt.node),
+            ..TraceRow::default()
         };
         let attempts = history.attempts.iter().enumerate().filter(|(_, attempt)| attempt.completed);
         let trace = Arc::new(Trace::of_rows(attempts.map(row).collect())?);
@@ -99,6 +100,8 @@ impl Stage {
             client_deadline: None,
             incidents: Vec::new(),
             trace: None,
+            cache: None,
+            talk: None,
         };
         let mut scenario = scenario.replaying(trace)?;
         scenario.loads = vec![rate / scenario.capacity_rps()];

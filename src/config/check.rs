@@ -45,6 +45,7 @@ impl Check<'_> {
             listen: raw.listen.0,
             policy: raw.policy.0,
             workers: raw.workers.0.unwrap_or_else(cores),
+            session_key: raw.session_key.0.clone(),
             debug_headers: raw.debug_headers,
             admin: self.admin(&raw.admin),
             adaptive: self.adaptive(&raw.adaptive),

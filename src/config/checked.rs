@@ -25,6 +25,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Which policy routes.
     pub policy: PolicyId,
+    /// What names a conversation.
+    pub session_key: SessionKey,
     /// Threads that carry requests.
     pub workers: usize,
     /// Whether responses tell of node, policy and prediction.
@@ -131,6 +133,17 @@ pub enum RateKey {
     ApiKey,
     /// Another header.
     Header(http::HeaderName),
+}
+
+/// What names a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionKey {
+    /// A header.
+    Header(http::HeaderName),
+    /// A cookie.
+    Cookie(String),
+    /// A field of a JSON body; further ones are below the one before them. Never empty.
+    Body(Vec<String>),
 }
 
 /// Active health checks.

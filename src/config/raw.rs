@@ -13,11 +13,14 @@ mod route;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use http::HeaderName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::checked::SessionKey;
 use super::value::{
-    Address, FilePath, LogFilter, Name, Network, Objective, OrOff, PolicyName, PriorName, Size, Span, UrlPath, Workers,
+    Address, FilePath, LogFilter, Name, Network, Objective, OrOff, PolicyName, PriorName, SessionName, Size, Span,
+    UrlPath, Workers,
 };
 use crate::fleet::Thresholds;
 use crate::learn::Knobs;
@@ -37,6 +40,9 @@ pub struct Raw {
     /// Which policy routes.
     #[schemars(extend("enum" = policy::names()))]
     pub policy: PolicyName,
+    /// What names a conversation, for the policy `session-hash`: "header:NAME", "cookie:NAME", or "body:FIELD" for a field
+    /// of a JSON body, below another as "body:metadata.user_id".
+    pub session_key: SessionName,
     /// Threads that carry requests; "auto" is one per core. Change needs a restart.
     pub workers: Workers,
     /// Whether responses tell in headers which node answered, who chose it, and what was predicted: for tests, not for
@@ -79,6 +85,8 @@ impl Default for Raw {
         Raw {
             listen: Address(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))),
             policy: PolicyName(PolicyId::named(policy::DEFAULT).unwrap_or(PolicyId(0))),
+            // What gateways of language models send for this, where they do.
+            session_key: SessionName(SessionKey::Header(HeaderName::from_static("x-session-id"))),
             workers: Workers(None),
             debug_headers: false,
             admin: RawAdmin::default(),

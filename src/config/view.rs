@@ -15,7 +15,7 @@ use super::raw::{
 };
 use super::value::{
     Address, AdminAddress, ClientKey, FieldName, FilePath, HostName, InFlight, LogFilter, MethodName, ModelName, Name,
-    Network, NodePlace, NodeUrl, Objective, OrOff, PolicyName, PriorName, Size, Span, UrlPath, Workers,
+    Network, NodePlace, NodeUrl, Objective, OrOff, PolicyName, PriorName, SessionName, Size, Span, UrlPath, Workers,
 };
 use super::{Loaded, Origin};
 use crate::admission::{QueueRules, Quota, RateRules};
@@ -29,6 +29,7 @@ impl Settings {
         let Settings {
             listen,
             policy,
+            session_key,
             workers,
             debug_headers,
             admin,
@@ -48,6 +49,7 @@ impl Settings {
         Raw {
             listen: Address(*listen),
             policy: PolicyName(*policy),
+            session_key: SessionName(session_key.clone()),
             workers: Workers(Some(*workers)),
             debug_headers: *debug_headers,
             admin: RawAdmin {

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::fault::{Counters, Disconnect, Fault};
 use super::{EmulatorSpec, Pace};
 use crate::clock::{Clock, Time};
-use crate::sim::{Event, Lognormal, Server, Work, WorkId};
+use crate::sim::{Event, Lognormal, Server, Text, Work, WorkId};
 
 /// Disconnects that are remembered; older ones are forgotten.
 const DISCONNECTS_MAX: usize = 1_024;
@@ -109,8 +109,10 @@ pub(super) struct Engine {
 
 impl Engine {
     pub(super) fn new(spec: &EmulatorSpec, seed: u64) -> Engine {
+        let server = Server::new(spec.server);
+        let server = if let Some(tokens) = spec.cache_tokens { server.caching(tokens) } else { server };
         let core = Core {
-            server: Server::new(spec.server),
+            server,
             fault: Fault::None,
             requests: HashMap::new(),
             next_id: 0,
@@ -234,8 +236,8 @@ impl Engine {
         lengths.draw(&mut self.core().rng)
     }
 
-    /// A request goes to the engine.
-    pub(super) fn submit(self: &Arc<Self>, work: Work) -> Place {
+    /// A request goes to the engine; with its place, how many tokens of its prompt are cached.
+    pub(super) fn submit(self: &Arc<Self>, work: Work, text: &Text) -> (Place, u32) {
         let progress = Arc::new(Progress::default());
         let mut core = self.core();
         let now = self.now(&core);
@@ -244,7 +246,7 @@ impl Engine {
         core.next_id += 1;
         let was_idle = core.server.next_event().is_none();
         core.requests.insert(id, Arc::clone(&progress));
-        core.server.submit(now, id, work);
+        let cached = core.server.submit(now, id, work, text);
         core.counters.live += 1;
         drop(core);
         // A step under way ends when it ends; a plain server may have become due earlier than the driver thinks.
@@ -252,11 +254,11 @@ impl Engine {
             self.driver.notify_one();
         }
         self.changed.notify_waiters();
-        Place { engine: Arc::clone(self), id, progress, ended: false }
+        (Place { engine: Arc::clone(self), id, progress, ended: false }, cached)
     }
 
     fn has_workers(&self) -> bool {
-        matches!(self.core().server, Server::Plain(_))
+        self.core().server.is_plain()
     }
 }
 

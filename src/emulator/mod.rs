@@ -15,6 +15,7 @@ mod openai;
 mod server;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -62,6 +63,8 @@ pub struct EmulatorSpec {
     pub outputs: Lognormal,
     /// Plain work in seconds of requests without a `[work_ms=N]`.
     pub plain_work_s: Lognormal,
+    /// Tokens of its prefix cache; none unless set.
+    pub cache_tokens: Option<u64>,
     /// What makes the engine go on.
     pub pace: Pace,
     /// How long after a request the head of a streamed answer comes; zero unless set. Real servers take a millisecond or
@@ -79,6 +82,7 @@ impl EmulatorSpec {
             models: vec![MODEL.to_owned()],
             outputs: random::OUTPUT_TOKENS,
             plain_work_s: random::PLAIN_WORK_S,
+            cache_tokens: None,
             pace: Pace::RealTime,
             head_delay: Duration::ZERO,
         }

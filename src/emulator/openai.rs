@@ -8,11 +8,10 @@ use memchr::memmem;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::text::{BYTES_PER_TOKEN, each_text};
+
 /// What a generated token is in text.
 pub(super) const TOKEN: &str = " tok";
-
-/// Bytes of prompt text per token.
-const BYTES_PER_TOKEN: usize = 4;
 
 /// The fields of a request that matter here; everything else is ignored.
 #[derive(Debug, Default, Deserialize)]
@@ -48,8 +47,14 @@ impl Asked {
 
     /// Tokens of the prompt: a token per four bytes of text, at least one.
     pub(super) fn prompt_tokens(&self) -> u32 {
-        let bytes = text_bytes(&self.messages) + text_bytes(&self.prompt) + text_bytes(&self.input);
+        let mut bytes = 0;
+        self.each_text(&mut |text| bytes += text.len());
         u32::try_from(bytes / BYTES_PER_TOKEN).unwrap_or(u32::MAX).max(1)
+    }
+
+    /// Calls `each` for every piece of text in the prompt.
+    pub(super) fn each_text(&self, each: &mut dyn FnMut(&[u8])) {
+        [&self.messages, &self.prompt, &self.input].into_iter().for_each(|value| each_text(value, each));
     }
 
     /// The limit on output tokens.
@@ -60,18 +65,6 @@ impl Asked {
     /// How many embeddings are asked for.
     pub(super) fn inputs(&self) -> usize {
         self.input.as_array().map_or(1, Vec::len)
-    }
-}
-
-/// Bytes of text in a prompt, list of prompts, or list of messages (`content` as text or as parts).
-fn text_bytes(value: &Value) -> usize {
-    match value {
-        Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(text_bytes).sum(),
-        Value::Object(fields) => ["content", "text"].iter().filter_map(|key| fields.get(*key)).map(text_bytes).sum(),
-        // Prompts may be lists of token numbers.
-        Value::Number(_) => BYTES_PER_TOKEN,
-        Value::Null | Value::Bool(_) => 0,
     }
 }
 
@@ -97,6 +90,8 @@ pub(super) struct Answer {
     pub(super) id: u64,
     pub(super) model: String,
     pub(super) prompt_tokens: u32,
+    /// Those of them that were cached; nothing where the server has no cache.
+    pub(super) cached_tokens: Option<u32>,
     pub(super) output_tokens: u32,
     /// Seconds since 1970.
     pub(super) created: u64,
@@ -112,11 +107,15 @@ impl Answer {
     }
 
     fn usage(&self) -> Value {
-        json!({
+        let mut usage = json!({
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.output_tokens,
             "total_tokens": u64::from(self.prompt_tokens) + u64::from(self.output_tokens),
-        })
+        });
+        if let Some(cached) = self.cached_tokens {
+            usage["prompt_tokens_details"] = json!({"cached_tokens": cached});
+        }
+        usage
     }
 
     fn event(&self, choices: &Value, usage: Option<Value>) -> Bytes {
@@ -255,6 +254,7 @@ mod tests {
             id: 4,
             model: "m".to_owned(),
             prompt_tokens: 9,
+            cached_tokens: Some(8),
             output_tokens: 3,
             created: 1,
         };
@@ -268,6 +268,7 @@ mod tests {
         assert_eq!(parsed[1]["choices"][0]["finish_reason"], Value::Null);
         assert_eq!(parsed[2]["choices"][0]["finish_reason"], "stop");
         assert_eq!((&parsed[3]["choices"], &parsed[3]["usage"]["completion_tokens"]), (&json!([]), &json!(3)));
+        assert_eq!(parsed[3]["usage"]["prompt_tokens_details"]["cached_tokens"], 8);
         assert_eq!(data[4], "[DONE]");
     }
 }

@@ -27,7 +27,8 @@ use super::body::{Break, Reply, ResetFlag, TokenStream};
 use super::engine::{Engine, Place};
 use super::fault::Fault;
 use super::openai::{Answer, Asked, Flavour, marker};
-use crate::sim::Work;
+use super::text::text_of;
+use crate::sim::{Text, Work};
 
 /// Bytes of a request that an emulated server reads.
 const REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -190,12 +191,17 @@ async fn compute(
         return Ok(error(service, 400, "the body is no JSON object of a known shape", None));
     };
     let work = work_of(service, &asked, &body, kind);
-    let mut place = engine.submit(work);
+    let text = match service.spec.cache_tokens {
+        Some(_) if kind != Kind::Plain => text_of(&asked, work.output_tokens),
+        _ => Text::default(),
+    };
+    let (mut place, cached) = engine.submit(work, &text);
     let answer = Answer {
         flavour: if let Kind::Text(flavour) = kind { flavour } else { Flavour::Text },
         id: place.id(),
         model: asked.model.clone().unwrap_or_else(|| service.spec.model().to_owned()),
         prompt_tokens: work.prompt_tokens,
+        cached_tokens: service.spec.cache_tokens.map(|_| cached),
         output_tokens: work.output_tokens,
         created: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
     };

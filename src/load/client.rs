@@ -14,8 +14,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::SESSION_HEADER;
 use super::measure::{Ending, Measured, Recorder};
-use super::{Planned, Whole};
+use super::plan::{Planned, Whole};
 use crate::emulator::NODE_HEADER;
 
 type Sender = SendRequest<Full<Bytes>>;
@@ -134,10 +135,13 @@ impl Exchange {
     }
 
     async fn ask(&mut self, pool: &Pool) -> Result<Ending, Failure> {
-        let request = Request::post(self.planned.path.as_str())
+        let mut request = Request::post(self.planned.path.as_str())
             .header(header::HOST, pool.host.clone())
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(self.planned.body.clone()))?;
+            .header(header::CONTENT_TYPE, "application/json");
+        if let Some(session) = self.planned.session {
+            request = request.header(SESSION_HEADER, format!("{session:016x}"));
+        }
+        let request = request.body(Full::new(self.planned.body.clone()))?;
         let (mut sender, mut response) = pool.send(request).await?;
         self.node = response.headers().get(NODE_HEADER).and_then(|name| name.to_str().ok()).map(str::to_owned);
         let mut seen = Seen::default();

@@ -8,20 +8,26 @@
 
 mod client;
 mod measure;
+mod plan;
+mod text;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::client::{Exchange, Pool};
 pub use self::measure::{Ending, Measured, Recorder, Summary, quantile};
+use self::plan::Plan;
+use crate::sim::conversations::Talk;
 use crate::sim::{Lognormal, random};
+
+/// The header that says which conversation a request belongs to.
+pub const SESSION_HEADER: &str = "x-session-id";
 
 /// What the requests ask for.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +40,15 @@ pub enum Ask {
         prompts: Lognormal,
         /// Output tokens, asked for as `[output=N]` in the text.
         outputs: Lognormal,
+    },
+    /// The same as turns of conversations: each prompt repeats what was said before, and a header says which it is.
+    Talk {
+        /// What conversations are like.
+        talk: Talk,
+        /// Tokens of questions.
+        questions: Lognormal,
+        /// Tokens of answers.
+        answers: Lognormal,
     },
     /// `POST` of a small JSON object.
     Plain {
@@ -132,91 +147,6 @@ impl LoadSpec {
     }
 }
 
-/// What a whole stream is known by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whole {
-    /// So many events.
-    Events(u64),
-    /// `[DONE]` at its end.
-    Done,
-}
-
-/// One request to be sent.
-#[derive(Clone, Debug, PartialEq)]
-struct Planned {
-    /// After the start of the load.
-    at: Duration,
-    path: String,
-    body: Bytes,
-    /// `None` where the answer is not streamed.
-    whole: Option<Whole>,
-}
-
-/// The requests of a load in order, made one by one from the seed.
-#[derive(Debug)]
-struct Plan {
-    spec: LoadSpec,
-    rng: fastrand::Rng,
-    at_s: f64,
-    made: usize,
-}
-
-impl Plan {
-    fn new(spec: LoadSpec) -> Plan {
-        let rng = fastrand::Rng::with_seed(spec.seed);
-        Plan { spec, rng, at_s: 0.0, made: 0 }
-    }
-}
-
-impl Iterator for Plan {
-    type Item = Planned;
-
-    fn next(&mut self) -> Option<Planned> {
-        if self.made >= self.spec.requests_max {
-            return None;
-        }
-        let amount = random::exponential(1.0, &mut self.rng);
-        self.at_s = match &self.spec.bursts {
-            None => self.at_s + amount / self.spec.rate_rps,
-            Some(bursts) => bursts.spend(self.at_s, amount, self.spec.rate_rps),
-        };
-        let at = Duration::try_from_secs_f64(self.at_s).ok().filter(|at| *at < self.spec.duration)?;
-        self.made += 1;
-        Some(match &self.spec.ask {
-            Ask::Chat { stream, prompts, outputs } => {
-                let prompt = prompts.draw_count(&mut self.rng);
-                let output = outputs.draw_count(&mut self.rng);
-                // One per token, the usage, and `[DONE]`.
-                let events = Whole::Events(u64::from(output) + 2);
-                Planned {
-                    at,
-                    path: "/v1/chat/completions".to_owned(),
-                    body: chat_body(prompt, output, *stream),
-                    whole: stream.then_some(if self.spec.rewritten { Whole::Done } else { events }),
-                }
-            }
-            Ask::Plain { path, work_s } => {
-                let body = format!("{{\"text\":\"[work_ms={:.3}]\"}}", work_s.draw(&mut self.rng) * 1e3);
-                Planned { at, path: path.clone(), body: Bytes::from(body), whole: None }
-            }
-        })
-    }
-}
-
-/// Text of prompts; ASCII, so that it can be cut anywhere.
-const FILLER: &str = "lorem ipsum dolor sit amet, consectetur adipiscing elit, ";
-
-/// A chat request whose text has four bytes per prompt token, the order for its output length included.
-fn chat_body(prompt_tokens: u32, output_tokens: u32, stream: bool) -> Bytes {
-    let order = format!("[output={output_tokens}]");
-    let filler = (prompt_tokens as usize * 4).saturating_sub(order.len());
-    let options = if stream { r#""stream":true,"stream_options":{"include_usage":true},"# } else { "" };
-    let mut text = FILLER.repeat(filler / FILLER.len() + 1);
-    text.truncate(filler);
-    let body = format!(r#"{{"model":"emulated",{options}"messages":[{{"role":"user","content":"{text}{order}"}}]}}"#);
-    Bytes::from(body)
-}
-
 /// A way to end a load early; clones mean the same load.
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<(AtomicBool, Notify)>);
@@ -300,34 +230,6 @@ mod tests {
 
     fn endings(measured: &[Measured], ending: Ending) -> usize {
         measured.iter().filter(|measured| measured.ending == ending).count()
-    }
-
-    #[test]
-    fn a_seed_gives_the_same_requests_at_the_same_times() {
-        let spec = LoadSpec::new(SocketAddr::from(([127, 0, 0, 1], 1)), 100.0, Duration::from_secs(100));
-        let plan: Vec<Planned> = Plan::new(spec.clone()).collect();
-        assert!((9_000..11_000).contains(&plan.len()), "{}", plan.len());
-        assert!(plan.iter().eq(Plan::new(spec.clone()).collect::<Vec<_>>().iter()));
-        assert!(plan[0] != Plan::new(LoadSpec { seed: 2, ..spec }).next().expect("a request"));
-        assert!(plan.windows(2).all(|pair| pair[0].at <= pair[1].at));
-    }
-
-    #[test]
-    fn bursts_keep_the_mean_rate_and_have_their_own() {
-        let bursts = Bursts { every: Duration::from_secs(15), length: Duration::from_secs(3), factor: 4.0 };
-        let spec = LoadSpec::new(SocketAddr::from(([127, 0, 0, 1], 1)), 50.0, Duration::from_secs(1_500));
-        let times = Plan::new(LoadSpec { bursts: Some(bursts), ..spec }).map(|planned| planned.at.as_secs_f64());
-        let (inside, outside): (Vec<f64>, Vec<f64>) = times.partition(|at| at % 15.0 >= 12.0);
-        // Poisson: of 75,000 requests half are in bursts, which take a fifth of the time; the deviation is below 200.
-        assert!((36_500..38_500).contains(&inside.len()), "{}", inside.len());
-        assert!((36_500..38_500).contains(&outside.len()), "{}", outside.len());
-    }
-
-    #[test]
-    fn the_text_of_a_prompt_has_four_bytes_per_token() {
-        let body: serde_json::Value = serde_json::from_slice(&chat_body(50, 7, true)).expect("JSON");
-        let text = body["messages"][0]["content"].as_str().expect("text");
-        assert_eq!((text.len(), text.ends_with("[output=7]")), (200, true));
     }
 
     #[tokio::test]

@@ -1,14 +1,8 @@
-//! Always the same node for a client's address, by weighted rendezvous hashing.
+//! Always the same node for a client's address, by weighted [rendezvous](super::rendezvous) hashing.
 //!
-//! Every node gets a number in 0..1 from the hash of client and node name; the least `-ln(number) / weight` wins, so
-//! that a node's share is in proportion to its weight (Thaler and Ravishankar 1998; weights by Schindelhauer and
-//! Schomaker 2005). A node that comes or goes moves only its own share; `hash modulo count` would move nearly everybody.
-//! A ring would need a table and a hundred points per node for the evenness that this has by itself. Only candidates
-//! count: clients of a node that is down or full spread over the others, and come back with it. The hash is the same in
-//! every process, so several proxies agree. It does not bound the load of a node: one busy client stays where it is.
+//! It does not bound the load of a node: one busy client stays where it is.
 
-use crate::node::scramble;
-use crate::policy::{Context, Policy, share_minimum};
+use crate::policy::{Context, Policy, rendezvous};
 
 /// Weighted rendezvous hashing of the client's address.
 #[derive(Debug)]
@@ -16,14 +10,7 @@ pub(super) struct IpHash;
 
 impl Policy for IpHash {
     fn weigh(&self, ctx: &Context<'_>, out: &mut [f64]) {
-        let client = scramble(ctx.shape.client_hash);
-        share_minimum(out, |at| {
-            let candidate = &ctx.candidates[at];
-            let hash = scramble(client ^ ctx.node(candidate).name_hash);
-            // The upper 52 bits, moved by half a step: never 0 and never 1.
-            let number = ((hash >> 12) as f64 + 0.5) / (1u64 << 52) as f64;
-            -number.ln() / candidate.weight
-        });
+        rendezvous::weigh(ctx, ctx.shape.client_hash, out);
     }
 }
 

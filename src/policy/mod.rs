@@ -21,7 +21,9 @@ mod pairs;
 mod peak_ewma;
 mod power_of_two;
 mod random;
+mod rendezvous;
 mod round_robin;
+mod session_hash;
 #[cfg(test)]
 mod tests_registry;
 #[cfg(test)]
@@ -170,6 +172,11 @@ pub const REGISTRY: &[Entry] = &[
         name: "ip-hash",
         about: "the same node for a client's address, in proportion to the weights",
         make: |_| Arc::new(ip_hash::IpHash),
+    },
+    Entry {
+        name: "session-hash",
+        about: "the same node for a conversation as session_key names it, in proportion to the weights",
+        make: |_| Arc::new(session_hash::SessionHash),
     },
     Entry { name: "random", about: "at random in proportion to the weights", make: |_| Arc::new(random::Random) },
     Entry {

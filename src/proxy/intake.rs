@@ -25,6 +25,7 @@ use crate::proxy::alarm::Alarm;
 use crate::proxy::headers::Survey;
 use crate::proxy::inspect::{Api, Look, look, model_in_path};
 use crate::proxy::reply::ProxyError;
+use crate::proxy::session::session_of;
 use crate::proxy::upload::{RequestBody, Streaming, UploadState};
 use crate::request::{Prefix, RequestShape};
 
@@ -108,6 +109,7 @@ pub(super) async fn take_in(
         output_tokens_max: found.output_tokens_max,
         body_bytes: length,
         client_hash,
+        session_hash: session_of(&settings.session_key, headers, if looked { &bytes } else { &[] }),
         prefix: Prefix::default(),
     };
     let prompt_bytes = if found.is_all_text() { prompt_bytes } else { 0 };

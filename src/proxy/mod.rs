@@ -20,6 +20,7 @@ mod rate;
 mod relay;
 mod reply;
 mod server;
+mod session;
 mod story;
 mod tunnel;
 mod upload;

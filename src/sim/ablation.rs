@@ -35,11 +35,13 @@ pub enum Without {
     Ramp,
     /// How much a node works on at once is not learned.
     SlotLimit,
+    /// What repeats in prompts is not looked at.
+    Prefixes,
 }
 
 impl Without {
     /// The name of `adaptive` without it.
-    pub const NAMES: [(&'static str, Without); 10] = [
+    pub const NAMES: [(&'static str, Without); 11] = [
         ("adaptive-without-shrinkage", Without::Shrinkage),
         ("adaptive-without-marginal-cost", Without::MarginalCost),
         ("adaptive-without-echo", Without::Echo),
@@ -50,6 +52,7 @@ impl Without {
         ("adaptive-without-exploration", Without::Exploration),
         ("adaptive-without-ramp", Without::Ramp),
         ("adaptive-without-slot-limit", Without::SlotLimit),
+        ("adaptive-without-prefixes", Without::Prefixes),
     ];
 
     /// The part that the policy of that name lacks; `None` for every other policy.

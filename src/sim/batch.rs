@@ -10,7 +10,7 @@
 //! the form that vLLM-like schedulers with chunked prefill show when measured (the split into prefill and decode
 //! times is that of Splitwise, ISCA 2024). A sequence holds a slot from its first prompt chunk to its last token. What
 //! is cancelled leaves at once; the step under way still takes its time. Not modelled: a full key-value memory and
-//! the preemption that it causes, speculative decoding, prefix caches (a caller submits the uncached prompt tokens).
+//! the preemption that it causes, speculative decoding. A caller that has a prefix cache says what of a prompt is in it.
 
 use std::collections::VecDeque;
 
@@ -108,7 +108,7 @@ struct Prompt {
     left: u32,
     /// Those of them that the running step computes.
     in_step: u32,
-    /// Prompt tokens computed by steps that ended.
+    /// Prompt tokens that were cached or computed by steps that ended.
     done: u32,
     output_tokens: u32,
 }
@@ -187,11 +187,18 @@ impl BatchServer {
 
     /// A request arrives. Lengths of 0 count as 1.
     pub fn submit(&mut self, now: Time, id: WorkId, prompt_tokens: u32, output_tokens: u32) {
+        self.submit_cached(now, id, prompt_tokens, 0, output_tokens);
+    }
+
+    /// A request arrives of whose prompt `cached` tokens need not be computed; at least one does. They count as context
+    /// from its slot on.
+    pub fn submit_cached(&mut self, now: Time, id: WorkId, prompt_tokens: u32, cached: u32, output_tokens: u32) {
+        let cached = cached.min(prompt_tokens.saturating_sub(1));
         self.queue.push_back(Prompt {
             id,
-            left: prompt_tokens.max(1),
+            left: (prompt_tokens - cached).max(1),
             in_step: 0,
-            done: 0,
+            done: cached,
             output_tokens: output_tokens.max(1),
         });
         self.start_if_idle(now);
@@ -318,6 +325,7 @@ impl BatchServer {
             let Some(mut prompt) = self.queue.pop_front() else { break };
             prompt.in_step = prompt.left.min(budget);
             budget -= prompt.in_step;
+            self.context += u64::from(prompt.done);
             self.prefill.push_back(prompt);
         }
         self.spec.admit_max - budget

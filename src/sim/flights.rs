@@ -21,6 +21,8 @@ pub(super) struct Flight {
     pub(super) heard: Time,
     /// When the first byte came.
     pub(super) first_byte: Option<Time>,
+    /// Tokens of the prompt that the server had cached.
+    pub(super) cached: u32,
 }
 
 /// The requests in flight.

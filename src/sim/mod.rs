@@ -9,6 +9,8 @@
 
 pub mod ablation;
 pub mod batch;
+pub mod cache;
+pub mod conversations;
 pub mod digest;
 pub mod driver;
 pub mod figures;
@@ -30,10 +32,11 @@ pub mod workload;
 pub mod yardstick;
 
 pub use batch::{BatchServer, BatchSpec};
+pub use cache::PrefixCache;
 pub use fleets::{ServerSpec, SimFleet, SimNode};
 pub use plain::{PlainServer, PlainSpec};
 pub use random::Lognormal;
-pub use server::{Server, Work};
+pub use server::{Server, Text, Work};
 
 use crate::clock::Time;
 

@@ -41,6 +41,10 @@ pub struct RunResult {
     pub lost: u64,
     /// Attempts after the first, warm-up included.
     pub retries: u64,
+    /// Prompt tokens that were not computed because a server had them cached, warm-up included.
+    pub cached_tokens: u64,
+    /// Prompt tokens of all requests, warm-up included.
+    pub prompt_tokens: u64,
     /// Attempts by node and second of their start, warm-up included; of the first [`STARTS_MAX`] seconds.
     pub starts: Vec<Vec<u32>>,
     /// Attempts in flight in any ledger when everything had ended: 0.
@@ -85,6 +89,7 @@ impl RunResult {
     pub(super) fn offered(&mut self, arrival: &Arrival) {
         self.offered += u64::from(self.counts(arrival));
         let work = arrival.work;
+        self.prompt_tokens += u64::from(work.prompt_tokens);
         for part in [
             arrival.at.as_micros(),
             u64::from(work.prompt_tokens) << 32 | u64::from(work.output_tokens),
@@ -106,6 +111,10 @@ impl RunResult {
             starts.resize(second + 1, 0);
         }
         starts[second] += 1;
+    }
+
+    pub(super) fn cached(&mut self, tokens: u32) {
+        self.cached_tokens += u64::from(tokens);
     }
 
     pub(super) fn completed(&mut self, arrival: &Arrival, first_byte: Time, end: Time) {

@@ -14,7 +14,7 @@ use crate::policy::{self, Policy, PolicyId};
 use crate::sim::ablation::{Forgiving, Without};
 use crate::sim::learning::{self, Samples};
 use crate::sim::scenario::Scenario;
-use crate::sim::yardstick::{AsRecorded, C3, Foresight, GreedyOracle, Prequal};
+use crate::sim::yardstick::{AsRecorded, C3, CacheAware, Foresight, GreedyOracle, LMetric, Prequal};
 
 /// Least connections with each node's true capacity as its weight: what an operator could reach who knew them.
 pub const ORACLE_WEIGHTED: &str = "oracle-weighted-least-connections";
@@ -28,8 +28,13 @@ pub const PREQUAL: &str = "prequal";
 /// See [`GreedyOracle`].
 pub const GREEDY: &str = "greedy-oracle";
 
+/// See [`CacheAware`].
+pub const CACHE_AWARE: &str = "cache-aware";
+/// See [`LMetric`].
+pub const LMETRIC: &str = "lmetric";
+
 /// The names that only the simulator knows.
-pub const YARDSTICKS: &[&str] = &[ORACLE_WEIGHTED, C3_NAME, PREQUAL, GREEDY];
+pub const YARDSTICKS: &[&str] = &[ORACLE_WEIGHTED, C3_NAME, PREQUAL, CACHE_AWARE, LMETRIC, GREEDY];
 
 /// Something that wants to be called at regular times.
 pub struct Hook {
@@ -47,6 +52,8 @@ pub struct Instance {
     pub hooks: Vec<Hook>,
     /// Whether nodes that join bring their capacity as weight.
     pub weighted: bool,
+    /// Whether it is told what prompts begin with.
+    pub sees_prompts: bool,
 }
 
 impl std::fmt::Debug for Instance {
@@ -120,9 +127,12 @@ pub fn make_observed(
     let unlisted = |policy: Arc<dyn Policy>, fleet, observers| {
         Balancer::with_policy(fleet, PolicyId::UNLISTED, policy, setup.clock.clone(), observers)
     };
+    let cache_tokens = setup.scenario.cache.map_or(0, |cache| cache.tokens);
     let balancer = match name {
         C3_NAME => unlisted(Arc::new(C3::new(setup.scenario.proxies)), fleet, observers),
         PREQUAL => unlisted(Arc::new(Prequal::new(setup.seed)), fleet, observers),
+        CACHE_AWARE => unlisted(Arc::new(CacheAware::new(cache_tokens)), fleet, observers),
+        LMETRIC => unlisted(Arc::new(LMetric::new(cache_tokens)), fleet, observers),
         GREEDY => unlisted(Arc::new(GreedyOracle::new(setup.foresight.clone())), fleet, observers),
         LEARNING => return Ok(learner(None, setup, fleet, observers)),
         _ => match Without::named(name) {
@@ -134,7 +144,7 @@ pub fn make_observed(
             }
         },
     };
-    Ok(Instance { balancer: Arc::new(balancer), hooks: Vec::new(), weighted })
+    Ok(Instance { balancer: Arc::new(balancer), hooks: Vec::new(), weighted, sees_prompts: true })
 }
 
 /// The learned policy with its learner, whole or without a part.
@@ -157,7 +167,7 @@ fn learner(
         without.turn(balancer.learned());
     }
     let hooks = learning::hooks(&balancer, samples, without);
-    Instance { balancer, hooks, weighted: false }
+    Instance { balancer, hooks, weighted: false, sees_prompts: without != Some(Without::Prefixes) }
 }
 
 /// A proxy that sends every request where the trace says it went; no name leads to it.
@@ -169,7 +179,7 @@ pub fn make_as_recorded(setup: &Setup<'_>, observers: Vec<Arc<dyn Observer>>) ->
     let policy = Arc::new(AsRecorded::new(setup.foresight.clone(), names));
     let fleet = fleet(setup.scenario, false)?;
     let balancer = Balancer::with_policy(fleet, PolicyId::UNLISTED, policy, setup.clock.clone(), observers);
-    Ok(Instance { balancer: Arc::new(balancer), hooks: Vec::new(), weighted: false })
+    Ok(Instance { balancer: Arc::new(balancer), hooks: Vec::new(), weighted: false, sees_prompts: true })
 }
 
 /// The fleet as it is configured at the start; weighted by true capacity where that is asked for.

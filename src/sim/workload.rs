@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use crate::clock::Time;
 use crate::request::{KindId, RequestShape};
+use crate::sim::conversations::{Conversations, Exchange, Talk, Turn};
 use crate::sim::random::exponential;
 use crate::sim::trace::{Replay, Trace, TraceRow};
-use crate::sim::{Lognormal, Work};
+use crate::sim::{Lognormal, Text, Work};
 
 /// How many different clients send requests, unless a scenario says otherwise: enough that address hashing spreads.
 pub const CLIENTS_DEFAULT: u32 = 1_000;
@@ -61,6 +62,8 @@ pub struct Workload {
     pub streaming: bool,
     /// Lengths and rhythm in place of `kinds` and Poisson arrivals, at the first rate.
     pub trace: Option<Arc<Trace>>,
+    /// Conversations whose questions and answers have the sizes of `kinds`, in place of single requests.
+    pub talk: Option<Talk>,
     /// Number of clients, at least 1.
     pub clients: u32,
     /// Number of proxies that the requests spread over, at least 1.
@@ -78,6 +81,8 @@ pub struct Arrival {
     pub shape: RequestShape,
     /// What only the node finds out.
     pub work: Work,
+    /// What it says, as far as a prefix cache can tell.
+    pub text: Text,
     /// The node of the scenario that the trace says it was sent to, where that is to be repeated.
     pub recorded: Option<u32>,
     /// A number of its own for whatever else is random about it (whether a failing node fails it, for example): luck
@@ -92,6 +97,8 @@ pub struct Arrivals {
     now_s: f64,
     /// The trace that is replayed, if it is one.
     replay: Option<Replay>,
+    /// The conversations, if requests are turns of such.
+    talks: Option<Conversations>,
     times: fastrand::Rng,
     sizes: fastrand::Rng,
     clients: fastrand::Rng,
@@ -103,9 +110,17 @@ impl Arrivals {
     /// The arrivals of `workload` under `seed`.
     pub fn new(workload: Arc<Workload>, seed: u64) -> Arrivals {
         let replay = workload.trace.as_ref().zip(workload.rates.first()).filter(|(_, first)| first.per_s > 0.0);
+        let replay = replay.map(|(trace, first)| trace.replay(first.per_s, stream(seed, "trace")));
+        let mut past = stream(seed, "past");
+        let talks = workload.talk.as_ref().filter(|_| workload.trace.is_none()).map(|talk| {
+            Conversations::new(talk, stream(seed, "talks"), &mut || {
+                exchange(draw_kind(&workload.kinds, &mut past).1, &mut past)
+            })
+        });
         Arrivals {
             now_s: 0.0,
-            replay: replay.map(|(trace, first)| trace.replay(first.per_s, stream(seed, "trace"))),
+            replay,
+            talks,
             workload,
             times: stream(seed, "times"),
             sizes: stream(seed, "sizes"),
@@ -139,8 +154,13 @@ impl Arrivals {
     /// The next request by the distributions.
     fn draw(&mut self) -> Option<TraceRow> {
         let at_s = self.next_time()?;
-        let (kind, sizes) = self.kind();
+        let (kind, sizes) = draw_kind(&self.workload.kinds, &mut self.sizes);
         let row = TraceRow { at_s, kind: kind.0, ..TraceRow::default() };
+        if let Some(talks) = &mut self.talks {
+            let Turn { prompt_tokens, output_tokens, text, session, .. } =
+                talks.turn(at_s, exchange(sizes, &mut self.sizes));
+            return Some(TraceRow { prompt_tokens, output_tokens, text, session: Some(session), ..row });
+        }
         Some(match sizes {
             Sizes::Tokens { prompt, output } => TraceRow {
                 prompt_tokens: prompt.draw_count(&mut self.sizes),
@@ -150,21 +170,30 @@ impl Arrivals {
             Sizes::Seconds(seconds) => TraceRow { plain_s: seconds.draw(&mut self.sizes), ..row },
         })
     }
+}
 
-    fn kind(&mut self) -> (KindId, Sizes) {
-        let kinds = &self.workload.kinds;
-        if let [only] = kinds.as_slice() {
-            return (KindId(1), only.sizes);
+fn draw_kind(kinds: &[KindMix], rng: &mut fastrand::Rng) -> (KindId, Sizes) {
+    if let [only] = kinds {
+        return (KindId(1), only.sizes);
+    }
+    let sum: f64 = kinds.iter().map(|kind| kind.share).sum();
+    let mut rest = rng.f64() * sum;
+    for (at, kind) in (1u16..).zip(kinds) {
+        rest -= kind.share;
+        if rest < 0.0 || usize::from(at) == kinds.len() {
+            return (KindId(at), kind.sizes);
         }
-        let sum: f64 = kinds.iter().map(|kind| kind.share).sum();
-        let mut rest = self.sizes.f64() * sum;
-        for (at, kind) in (1u16..).zip(kinds) {
-            rest -= kind.share;
-            if rest < 0.0 || usize::from(at) == kinds.len() {
-                return (KindId(at), kind.sizes);
-            }
+    }
+    (KindId::OTHER, kinds[0].sizes)
+}
+
+/// A question and its answer; work in seconds has neither.
+fn exchange(sizes: Sizes, rng: &mut fastrand::Rng) -> Exchange {
+    match sizes {
+        Sizes::Tokens { prompt, output } => {
+            Exchange { question: prompt.draw_count(rng), answer: output.draw_count(rng) }
         }
-        (KindId::OTHER, kinds[0].sizes)
+        Sizes::Seconds(_) => Exchange { question: 1, answer: 1 },
     }
 }
 
@@ -183,11 +212,15 @@ impl Iterator for Arrivals {
         }
         let work = Work { prompt_tokens: row.prompt_tokens, output_tokens: row.output_tokens, plain_s: row.plain_s };
         let client = self.clients.u32(..self.workload.clients.max(1));
+        // A conversation has one client.
+        let client_hash = mix(row.session.unwrap_or(u64::from(client)));
         let shape = RequestShape {
             kind: KindId(row.kind),
             streaming: row.streaming.unwrap_or(self.workload.streaming),
             prompt_tokens: work.prompt_tokens,
-            client_hash: mix(u64::from(client)),
+            client_hash,
+            session_hash: row.session.map(mix),
+            prefix: row.text.prompt.clone(),
             ..RequestShape::default()
         };
         Some(Arrival {
@@ -195,6 +228,7 @@ impl Iterator for Arrivals {
             proxy: self.proxies.u32(..self.workload.proxies.max(1)),
             shape,
             work,
+            text: row.text,
             recorded: row.node,
             luck: self.luck.u64(..),
         })
@@ -233,6 +267,7 @@ mod tests {
             kinds: vec![KindMix { share: 1.0, sizes: Sizes::Tokens { prompt: PROMPT_TOKENS, output: OUTPUT_TOKENS } }],
             streaming: true,
             trace: None,
+            talk: None,
             clients: 10,
             proxies: 1,
         }
@@ -254,6 +289,22 @@ mod tests {
             Arrivals::new(Arc::new(workload), 3).map(|a| (a.at, a.work, a.luck, a.shape)).collect::<Vec<_>>()
         };
         assert_eq!(strip(one), strip(four));
+    }
+
+    #[test]
+    fn turns_of_a_conversation_come_at_the_rate_of_the_workload_and_have_one_client() {
+        let talking = Workload { talk: Some(Talk { live: 50, ..Talk::default() }), ..workload(&[(0.0, 20.0)], 200.0) };
+        let arrivals: Vec<Arrival> = Arrivals::new(Arc::new(talking), 3).collect();
+        // Poisson: a standard deviation of 63.
+        assert!((arrivals.len() as f64 - 4_000.0).abs() < 260.0, "{}", arrivals.len());
+        let mut clients = std::collections::HashMap::new();
+        for arrival in &arrivals {
+            let shape = &arrival.shape;
+            let client = *clients.entry(shape.session_hash).or_insert(shape.client_hash);
+            assert!(shape.session_hash.is_some() && client == shape.client_hash);
+            assert_eq!(shape.prefix, arrival.text.prompt);
+        }
+        assert!(clients.len() > 500, "{}", clients.len());
     }
 
     #[test]

@@ -149,6 +149,7 @@ fn shape(app: &App, request: Described) -> RequestShape {
         output_tokens_max: max_tokens,
         body_bytes: None,
         client_hash: client.or_else(|| CLIENT.parse().ok()).map_or(0, address_hash),
+        session_hash: None,
         prefix: Prefix::default(),
     }
 }

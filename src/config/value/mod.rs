@@ -19,7 +19,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
 
-use super::checked::{AdminListen, RateKey};
+use super::checked::{AdminListen, RateKey, SessionKey};
 use super::error::Complaint;
 use crate::address::Allowed;
 use crate::policy::PolicyId;
@@ -75,6 +75,7 @@ pub(super) fn judge(format: &str, text: &str) -> Option<Result<(), Complaint>> {
         PriorName::FORMAT => tried::<PriorName>(text),
         FieldName::FORMAT => tried::<FieldName>(text),
         ClientKey::FORMAT => tried::<ClientKey>(text),
+        SessionName::FORMAT => tried::<SessionName>(text),
         _ => return None,
     })
 }
@@ -152,6 +153,8 @@ scalars! {
     Network(IpNet);
     /// What tells clients apart.
     ClientKey(RateKey);
+    /// What names a conversation.
+    SessionName(SessionKey);
     /// The name of a header field.
     FieldName(http::HeaderName);
     /// An HTTP method.
@@ -281,6 +284,7 @@ mod tests {
             (LogFilter::FORMAT, "info"),
             (Objective::FORMAT, "first-byte"),
             (PriorName::FORMAT, "models/mine.json"),
+            (SessionName::FORMAT, "body:metadata.user_id"),
             ("size-or-off", "off"),
         ] {
             assert_eq!(judge(format, sample), Some(Ok(())), "{format}");

@@ -4,12 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::super::checked::RateKey;
+use super::super::checked::{RateKey, SessionKey};
 use super::super::error::{Complaint, closest, quoted};
 use super::super::node_url;
 use super::{
     Address, ClientKey, FieldName, FilePath, HostName, LogFilter, MethodName, ModelName, Name, Network, NodeUrl,
-    PolicyName, PriorName, Scalar, UrlPath, Variable,
+    PolicyName, PriorName, Scalar, SessionName, UrlPath, Variable,
 };
 use crate::policy::{self, PolicyId};
 use crate::priors;
@@ -53,7 +53,7 @@ impl Scalar for FieldName {
     }
 }
 
-/// Before the name of a header that tells clients apart.
+/// Before the name of a header that tells clients or conversations apart.
 const HEADER_PREFIX: &str = "header:";
 
 impl Scalar for ClientKey {
@@ -78,6 +78,35 @@ impl Scalar for ClientKey {
             RateKey::Address => "address".to_owned(),
             RateKey::ApiKey => "api-key".to_owned(),
             RateKey::Header(name) => format!("{HEADER_PREFIX}{name}"),
+        }
+    }
+}
+
+impl Scalar for SessionName {
+    const FORMAT: &'static str = "session-key";
+    const ALLOWED: &'static str = "\"header:NAME\", \"cookie:NAME\" or \"body:FIELD\"";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        let is_token = |name: &&str| http::HeaderName::try_from(*name).is_ok();
+        let field = |path: &str| {
+            let path: Vec<String> = path.split('.').map(str::to_owned).collect();
+            path.iter().all(|name| !name.is_empty() && name.len() <= NAME_CHARS_MAX).then_some(SessionKey::Body(path))
+        };
+        let key = match text.split_once(':') {
+            Some(("header", name)) => http::HeaderName::try_from(name).ok().map(SessionKey::Header),
+            // The names of cookies are made of the same characters as those of headers.
+            Some(("cookie", name)) => Some(name).filter(is_token).map(|name| SessionKey::Cookie(name.to_owned())),
+            Some(("body", path)) => field(path),
+            _ => None,
+        };
+        key.map(SessionName).ok_or_else(|| Complaint::new(format!("{} names no conversation", quoted(text))))
+    }
+
+    fn show(&self) -> String {
+        match &self.0 {
+            SessionKey::Header(name) => format!("{HEADER_PREFIX}{name}"),
+            SessionKey::Cookie(name) => format!("cookie:{name}"),
+            SessionKey::Body(path) => format!("body:{}", path.join(".")),
         }
     }
 }

@@ -9,6 +9,7 @@
 //! bytes received.
 
 mod api;
+mod field;
 mod json;
 mod prompt;
 mod request;
@@ -19,6 +20,7 @@ mod tokens;
 mod usage;
 
 pub use api::{Api, model_in_path};
+pub use field::field_in_json;
 pub use request::{Look, MODEL_BYTES_MAX, look};
 pub use response::ResponseScan;
 pub use tail::TAIL_BYTES;

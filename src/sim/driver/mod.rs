@@ -20,10 +20,11 @@ use crate::clock::{Clock, Time};
 use crate::config::Settings;
 use crate::node::NodeId;
 use crate::outcome::{Censor, Failure, Outcome};
+use crate::request::Prefix;
 use crate::sim::flights::{Flight, Flights};
 use crate::sim::result::RunResult;
 use crate::sim::roster::{Instance, RosterError, Setup, make};
-use crate::sim::scenario::Scenario;
+use crate::sim::scenario::{Scenario, ScenarioNode};
 use crate::sim::workload::{Arrival, Arrivals, mix, stream};
 use crate::sim::yardstick::Foresight;
 use crate::sim::{Server, WorkId};
@@ -122,7 +123,7 @@ pub fn run_with(
     });
     let proxies = proxies.collect::<Result<Vec<_>, RosterError>>()?;
     let nodes = scenario.nodes.iter().map(|node| Node {
-        server: Server::new(node.node.server),
+        server: server_of(node, scenario),
         fail_share: 0.0,
         hangs: false,
         crashed: false,
@@ -148,6 +149,14 @@ pub fn run_with(
     driver.prepare();
     driver.drive();
     Ok(driver.close())
+}
+
+fn server_of(node: &ScenarioNode, scenario: &Scenario) -> Server {
+    let server = Server::new(node.node.server);
+    match &scenario.cache {
+        Some(cache) => server.caching(cache.tokens),
+        None => server,
+    }
 }
 
 impl Driver<'_> {
@@ -224,8 +233,11 @@ impl Driver<'_> {
     }
 
     fn arrive(&mut self) {
-        let Some(arrival) = self.next.take() else { return };
+        let Some(mut arrival) = self.next.take() else { return };
         self.result.offered(&arrival);
+        if !self.proxies[arrival.proxy as usize].instance.sees_prompts {
+            arrival.shape.prefix = Prefix::default();
+        }
         self.proxies[arrival.proxy as usize].retries.deposit(self.now);
         self.foresee(&arrival);
         self.attempt(arrival, Vec::new());
@@ -239,11 +251,7 @@ impl Driver<'_> {
             return;
         }
         let ends = self.nodes.iter().zip(&self.scenario.nodes).map(|(node, known)| {
-            let work = arrival.work;
-            let ends = match &node.server {
-                Server::Plain(server) => server.would_end(self.now, work.plain_s),
-                Server::Batch(server) => server.would_end(self.now, work.prompt_tokens, work.output_tokens),
-            };
+            let ends = node.server.would_end(self.now, arrival.work, &arrival.text.prompt);
             let ends = ends.map(|end| end.as_secs_f64());
             (known.node.name.clone(), ends.unwrap_or(f64::INFINITY))
         });
@@ -280,16 +288,21 @@ impl Driver<'_> {
         // Luck is the request's own, so that a failing node fails the same requests under every policy.
         let luck = (mix(arrival.luck) >> 11) as f64 / (1u64 << 53) as f64;
         let fails = luck < self.nodes[at].fail_share && !self.nodes[at].hangs;
-        let work = arrival.work;
+        let (work, text) = (arrival.work, arrival.text.clone());
         let first_timer = self.first_timer(&arrival);
-        let id = self.flights.insert(Flight { arrival, ticket, server: at, heard: self.now, first_byte: None });
+        let flight = Flight { arrival, ticket, server: at, heard: self.now, first_byte: None, cached: 0 };
+        let id = self.flights.insert(flight);
         self.put(first_timer, Due::Timer(id));
         if fails {
             self.put(self.now.after(FAILS_AFTER), Due::Failure(id));
             return;
         }
         self.serve(at);
-        self.nodes[at].server.submit(self.now, id, work);
+        let cached = self.nodes[at].server.submit(self.now, id, work, &text);
+        if let Some(flight) = self.flights.get_mut(id) {
+            flight.cached = cached;
+        }
+        self.result.cached(cached);
         self.reschedule(at);
     }
 }

@@ -19,6 +19,9 @@ fn result(scenario: &Scenario, load: f64, policy: &str, seed: u64) -> RunResult 
     result
 }
 
+/// Few conversations that ask soon again, on servers that remember.
+const TALKING: &str = "[cache]\ntokens = 300000\n[conversations]\nlive = 60\nthink_s = 1\n";
+
 fn mean_s(result: &RunResult) -> f64 {
     result.total_s.mean()
 }
@@ -29,7 +32,8 @@ fn at(seconds: f64) -> Time {
 
 #[test]
 fn every_policy_sees_the_same_requests_and_loses_none() {
-    for scenario in [scenario("plain", 2, ""), scenario("study", 6, "streamed = true")] {
+    let talking = scenario("study", 6, &format!("streamed = true\n{TALKING}"));
+    for scenario in [scenario("plain", 2, ""), scenario("study", 6, "streamed = true"), talking] {
         let base = result(&scenario, 0.5, "round-robin", 3);
         for name in roster::names().into_iter().filter(|name| roster::check(name, &scenario).is_ok()) {
             let other = result(&scenario, 0.5, name, 3);
@@ -38,6 +42,24 @@ fn every_policy_sees_the_same_requests_and_loses_none() {
         }
         assert_ne!(result(&scenario, 0.5, "round-robin", 4).fingerprint, base.fingerprint);
     }
+}
+
+#[test]
+fn who_returns_to_a_cache_computes_less_and_a_cache_that_is_not_there_spares_nobody() {
+    let cached = |policy: &str, more: &str| {
+        let result = result(&scenario("middle", 60, &format!("streamed = true\n{more}")), 0.3, policy, 1);
+        (result.cached_tokens as f64 / result.prompt_tokens as f64, mean_s(&result))
+    };
+    // Three quarters of the prompts were said before. A conversation's first turn finds at most its beginning anywhere.
+    let (home, home_s) = cached("session-hash", TALKING);
+    let (aware, _) = cached("cache-aware", TALKING);
+    let (away, away_s) = cached("least-connections", TALKING);
+    assert!(home > 0.6 && aware > 0.6 && away < 0.6 * home, "{home} {aware} {away}");
+    assert!(home_s < 0.9 * away_s, "{home_s} {away_s}");
+    let forgetful = TALKING.replace("[cache]\ntokens = 300000\n", "");
+    assert_eq!(cached("session-hash", &forgetful).0, 0.0);
+    let small = TALKING.replace("300000", "3000");
+    assert!(cached("session-hash", &small).0 < 0.5 * home);
 }
 
 #[test]

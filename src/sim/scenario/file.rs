@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::prompts::{RawCache, RawTalk};
 use super::{Action, Incident, REQUESTS_MAX, Scenario, ScenarioNode};
 use crate::clock::Time;
 use crate::node::NODES_MAX;
@@ -49,6 +50,8 @@ struct RawScenario {
     #[serde(default = "one")]
     proxies: u32,
     client_deadline_s: Option<f64>,
+    cache: Option<RawCache>,
+    conversations: Option<RawTalk>,
     #[serde(default)]
     phase: Vec<RawPhase>,
     #[serde(default)]
@@ -148,6 +151,9 @@ pub(super) fn parse(name: &str, text: &str) -> Result<Scenario, ScenarioError> {
     if plain && raw.streamed {
         return bad("streamed", true, "plain servers do not stream");
     }
+    if plain && (raw.cache.is_some() || raw.conversations.is_some()) {
+        return bad("cache", "on plain servers", "[cache] and [conversations] for servers of language models");
+    }
     let kinds = kinds(&raw.kind, plain)?;
     let incidents = incidents(&raw.event, &fleet)?;
     let joins = |at: usize| incidents.iter().find(|incident| incident.node == at).map(|incident| incident.action);
@@ -178,6 +184,8 @@ pub(super) fn parse(name: &str, text: &str) -> Result<Scenario, ScenarioError> {
         client_deadline: deadline(raw.client_deadline_s)?,
         incidents,
         trace: None,
+        cache: raw.cache.map(RawCache::check).transpose()?,
+        talk: raw.conversations.map(RawTalk::check).transpose()?,
     };
     within_bounds(&scenario)?;
     Ok(scenario)

@@ -1,6 +1,6 @@
 //! A fleet without a scenario: what a trace is replayed on, and what an operator declares about real nodes.
 //!
-//! The file holds the `fleet` or `[[node]]` entries of a scenario and nothing else, or is a scenario, of which only the
+//! The file holds the `fleet` or `[[node]]` entries of a scenario, its `[cache]`, and nothing else, or is a scenario, of which only the
 //! nodes count. Where real nodes are described, `name` and `capacity_rps` are enough.
 
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::file::{self, Listed, RawNode, bad};
+use super::prompts::{CacheSpec, RawCache};
 use super::{Scenario, ScenarioError, ScenarioNode};
 use crate::clock::Time;
 use crate::sim::random::{OUTPUT_TOKENS, PROMPT_TOKENS};
@@ -22,6 +23,7 @@ const LOAD: f64 = 0.6;
 pub struct FleetFile {
     nodes: Vec<ScenarioNode>,
     streamed: bool,
+    cache: Option<CacheSpec>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -34,6 +36,7 @@ struct RawFleet {
     streamed: bool,
     #[serde(default)]
     node: Vec<RawNode>,
+    cache: Option<RawCache>,
 }
 
 fn yes() -> bool {
@@ -46,7 +49,7 @@ impl FleetFile {
         match SimFleet::named(name) {
             Some(fleet) => {
                 let declared_rps = vec![None; fleet.nodes.len()];
-                Some(Ok(FleetFile::of(Listed { fleet, declared_rps }, true)))
+                Some(Ok(FleetFile::of(Listed { fleet, declared_rps }, true, None)))
             }
             None => Some(Scenario::named(name)?.map(FleetFile::of_scenario)),
         }
@@ -61,7 +64,8 @@ impl FleetFile {
             return Scenario::parse("fleet", text).map(FleetFile::of_scenario);
         }
         let raw: RawFleet = toml::from_str(text).map_err(|error| ScenarioError::Text(error.to_string()))?;
-        Ok(FleetFile::of(file::fleet(raw.fleet.as_deref(), raw.copies, &raw.node)?, raw.streamed))
+        let listed = file::fleet(raw.fleet.as_deref(), raw.copies, &raw.node)?;
+        Ok(FleetFile::of(listed, raw.streamed, raw.cache.map(RawCache::check).transpose()?))
     }
 
     /// Reads what the text of a file declares about real nodes: name and requests per second, servers or not.
@@ -99,23 +103,26 @@ impl FleetFile {
             client_deadline: None,
             incidents: Vec::new(),
             trace: None,
+            cache: self.cache,
+            talk: None,
         }
     }
 
-    fn of(listed: Listed, streamed: bool) -> FleetFile {
+    fn of(listed: Listed, streamed: bool, cache: Option<CacheSpec>) -> FleetFile {
         let node = |(node, declared_rps): (crate::sim::SimNode, Option<f64>)| ScenarioNode {
             capacity_rps: node.server.capacity_rps(),
             node,
             declared_rps,
             joins_later: false,
         };
-        FleetFile { nodes: listed.fleet.nodes.into_iter().zip(listed.declared_rps).map(node).collect(), streamed }
+        let nodes = listed.fleet.nodes.into_iter().zip(listed.declared_rps).map(node).collect();
+        FleetFile { nodes, streamed, cache }
     }
 
     fn of_scenario(scenario: Scenario) -> FleetFile {
-        let streamed = scenario.streamed;
+        let (streamed, cache) = (scenario.streamed, scenario.cache);
         let there = |node| ScenarioNode { joins_later: false, ..node };
-        FleetFile { nodes: scenario.nodes.into_iter().map(there).collect(), streamed }
+        FleetFile { nodes: scenario.nodes.into_iter().map(there).collect(), streamed, cache }
     }
 
     /// The names that [`FleetFile::named`] knows beside those of scenarios.

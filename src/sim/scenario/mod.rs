@@ -6,18 +6,21 @@
 
 mod file;
 mod fleet;
+mod prompts;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Time;
 use crate::node::NodeSpec;
+use crate::sim::conversations::Talk;
 use crate::sim::trace::Trace;
 use crate::sim::workload::{KindMix, RatePiece, Sizes, Workload};
 use crate::sim::{ServerSpec, SimNode};
 
 pub use file::ScenarioError;
 pub use fleet::FleetFile;
+pub use prompts::CacheSpec;
 
 /// Requests of one run at most: minutes of computing. More is a slip of the pen.
 pub const REQUESTS_MAX: f64 = 2e7;
@@ -104,6 +107,10 @@ pub struct Scenario {
     pub incidents: Vec<Incident>,
     /// Requests of a production trace in place of drawn ones.
     pub trace: Option<Arc<Trace>>,
+    /// The prefix cache of each server.
+    pub cache: Option<CacheSpec>,
+    /// Conversations whose questions and answers have the sizes of `kinds`, in place of single requests.
+    pub talk: Option<Talk>,
 }
 
 /// The scenarios in the binary: name and text.
@@ -123,6 +130,10 @@ const SHIPPED: &[(&str, &str)] = &[
     ("hang", include_str!("../../../examples/scenarios/hang.toml")),
     ("cold-join", include_str!("../../../examples/scenarios/cold-join.toml")),
     ("four-proxies", include_str!("../../../examples/scenarios/four-proxies.toml")),
+    ("prefix-homogeneous", include_str!("../../../examples/scenarios/prefix-homogeneous.toml")),
+    ("prefix-mixed", include_str!("../../../examples/scenarios/prefix-mixed.toml")),
+    ("prefix-four-proxies", include_str!("../../../examples/scenarios/prefix-four-proxies.toml")),
+    ("prefix-no-caches", include_str!("../../../examples/scenarios/prefix-no-caches.toml")),
 ];
 
 /// The names of the scenarios in the binary.
@@ -164,6 +175,7 @@ impl Scenario {
             kinds: self.kinds.clone(),
             streaming: self.streamed,
             trace: self.trace.clone(),
+            talk: self.talk.clone(),
             clients: crate::sim::workload::CLIENTS_DEFAULT,
             proxies: self.proxies,
         }
@@ -184,7 +196,7 @@ impl Scenario {
                 _ => return None,
             };
         }
-        Some(Scenario { nodes, phases: vec![(Time::ZERO, 1.0)], trace: Some(trace), ..self })
+        Some(Scenario { nodes, phases: vec![(Time::ZERO, 1.0)], trace: Some(trace), talk: None, ..self })
     }
 
     /// The same without incidents; nodes that would join never do.

@@ -1,8 +1,8 @@
 //! Many scenarios, one verdict: which promises hold, and what each part of a policy is worth.
 //!
 //! A suite is a commented TOML file, so that a promise is a line that can be read, run and argued about: a scenario, a
-//! figure, what it is compared with, and a bound. Two ship with the program: `evidence` (what `adaptive` must reach) and
-//! `ablation` (the same policy with one part left out). Every run that several lines need is done once. A bound is held
+//! figure, what it is compared with, and a bound. Three ship with the program: `evidence` (what `adaptive` must reach),
+//! `prefix` (the same where prompts repeat) and `ablation` (the policy with one part left out). Every run that several lines need is done once. A bound is held
 //! against the mean over the seeds where the figure is a ratio or a share, and against the worst seed where it counts
 //! requests or seconds, since "at most three lost" is not kept on average.
 
@@ -24,6 +24,7 @@ use crate::sim::statistics::{Ratio, mean};
 const SHIPPED: &[(&str, &str)] = &[
     ("evidence", include_str!("../../../examples/suites/evidence.toml")),
     ("ablation", include_str!("../../../examples/suites/ablation.toml")),
+    ("prefix", include_str!("../../../examples/suites/prefix.toml")),
 ];
 
 /// What is wrong with a suite.

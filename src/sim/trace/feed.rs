@@ -38,7 +38,7 @@ impl Blocks {
         loop {
             if let Some(row) = self.rows.get(self.next).filter(|row| row.at_s < self.origin_s + self.length_s) {
                 self.next += 1;
-                return TraceRow { at_s: row.at_s - self.origin_s + self.began_s, ..*row };
+                return TraceRow { at_s: row.at_s - self.origin_s + self.began_s, ..row.clone() };
             }
             self.began_s = self.number as f64 * self.length_s;
             self.number += 1;
@@ -121,7 +121,7 @@ impl Replay {
             }
             Feed::Rows { rows, next } => {
                 *next += 1;
-                rows.get(*next - 1).copied()
+                rows.get(*next - 1).cloned()
             }
             Feed::Blocks(blocks) => Some(blocks.next(&mut self.rng)),
             Feed::Profile { profile, at_s } => {

@@ -1,7 +1,7 @@
 //! One line of a trace, in any of the three forms that are read.
 //!
 //! The form is told from the first line and not from the file's name: a name says nothing once a file was copied. What
-//! a form has beyond time and lengths (cache blocks, latencies of another fleet) is left alone, except for the
+//! a form has beyond time, lengths and cache blocks (latencies of another fleet) is left alone, except for the
 //! recorded kind of a request, which is what a policy that tells kinds apart may look at.
 
 use std::collections::HashMap;
@@ -9,6 +9,9 @@ use std::collections::HashMap;
 use serde::Deserialize;
 
 use crate::recording::{Restarts, Row as Recorded};
+use crate::request::Prefix;
+use crate::sim::server::Text;
+use crate::sim::workload::mix;
 
 /// Tokens that one prompt or answer may have: ten times the longest context that is offered.
 const TOKENS_MAX: u64 = 10_000_000;
@@ -16,11 +19,14 @@ const TOKENS_MAX: u64 = 10_000_000;
 /// Kinds that are told apart; all further ones are one.
 const KINDS_MAX: u16 = 255;
 
+/// Tokens of a block of the Mooncake form.
+const MOONCAKE_BLOCK_TOKENS: f32 = 512.0;
+
 /// The header of the Azure form.
 const HEADER: &str = "TIMESTAMP,ContextTokens,GeneratedTokens";
 
 /// One request of a trace.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct TraceRow {
     /// When, in seconds; since when depends on the trace until it is replayed.
     pub at_s: f64,
@@ -36,6 +42,10 @@ pub struct TraceRow {
     pub plain_s: f64,
     /// Index of the node that it was sent to, where that is to be repeated.
     pub node: Option<u32>,
+    /// What it says, as far as a prefix cache can tell.
+    pub text: Text,
+    /// Which conversation it belongs to, where that is known.
+    pub session: Option<u64>,
 }
 
 /// How the lines of a trace are written.
@@ -44,8 +54,9 @@ pub enum Format {
     /// `TIMESTAMP,ContextTokens,GeneratedTokens`, as the Azure LLM inference traces of 2023 and 2024 (Patel et al.,
     /// Splitwise, ISCA 2024).
     Azure,
-    /// Lines of JSON with `timestamp` in milliseconds, `input_length` and `output_length`, as the traces of Mooncake
-    /// (Qin et al., FAST 2025).
+    /// Lines of JSON with `timestamp` in milliseconds, `input_length`, `output_length` and perhaps `hash_ids`, one for
+    /// each 512 tokens of the prompt from its start, as the traces of Mooncake (Qin et al., FAST 2025). Equal ids are
+    /// equal beginnings.
     Mooncake,
     /// What `--record` writes. Only completed attempts count, in the order of their start: an attempt that failed
     /// was made again elsewhere or has no length.
@@ -96,6 +107,8 @@ struct Mooncake {
     timestamp: f64,
     input_length: u64,
     output_length: u64,
+    #[serde(default)]
+    hash_ids: Vec<u64>,
 }
 
 impl Parser {
@@ -158,7 +171,12 @@ fn azure(line: &str) -> Result<Line, String> {
 
 fn mooncake(line: &str) -> Result<Line, String> {
     let row: Mooncake = serde_json::from_str(line).map_err(|error| error.to_string())?;
-    Ok(Line::Row(sized(row.timestamp / 1e3, row.input_length, row.output_length)?))
+    let sized = sized(row.timestamp / 1e3, row.input_length, row.output_length)?;
+    // Ids are small numbers; caches and memories expect hashes. The last block may not be full: an equal id says that
+    // all of it is equal all the same.
+    let blocks: Vec<u64> = row.hash_ids.iter().map(|id| mix(*id)).collect();
+    let text = Text { prompt: Prefix::new(blocks, MOONCAKE_BLOCK_TOKENS), answer: None };
+    Ok(Line::Row(TraceRow { text, ..sized }))
 }
 
 fn sized(at_s: f64, prompt: u64, output: u64) -> Result<TraceRow, String> {
@@ -223,6 +241,22 @@ mod tests {
         assert_eq!(row(parse(Format::Mooncake, line)), (1.5, 40_160, 6));
         assert_eq!(parse(Format::Azure, HEADER), Ok(Line::Nothing));
         assert_eq!(seconds_of("2024-05-10 00:00:00.009930+00:00"), Some(1_715_299_200.009_93));
+    }
+
+    #[test]
+    fn prompts_with_equal_ids_begin_alike() {
+        let blocks = |ids: &str| {
+            let line =
+                format!("{{\"timestamp\": 0, \"input_length\": 1100, \"output_length\": 1, \"hash_ids\": [{ids}]}}");
+            match parse(Format::Mooncake, &line) {
+                Ok(Line::Row(row)) => (row.text.prompt.blocks().to_vec(), row.text.prompt.tokens_per_block()),
+                other => panic!("{other:?}"),
+            }
+        };
+        let ((first, tokens), (second, _)) = (blocks("0, 1, 2"), blocks("0, 1, 7"));
+        assert_eq!((first.len(), tokens, &first[..2]), (3, 512.0, &second[..2]));
+        assert_ne!(first[2], second[2]);
+        assert_eq!(blocks(""), (Vec::new(), 0.0));
     }
 
     #[test]
