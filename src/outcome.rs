@@ -57,7 +57,8 @@ pub enum Censor {
     ClientGone,
     /// The client's request broke off or was malformed after the attempt had begun.
     ClientError,
-    /// The attempt was dropped without a word: a panic or a shutdown.
+    /// The attempt was ended by us, for no fault of node or client: a shutdown, a panic, a total time that was used up
+    /// before, or a want of descriptors or connections.
     Dropped,
     /// Another attempt of the same request was first.
     Hedged,

@@ -3,6 +3,7 @@
 //! What goes wrong here is told with its outcome and with whether the request can still be sent elsewhere; whether it
 //! should be is decided by whoever asked for the attempt.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ use crate::proxy::outgoing::Outgoing;
 use crate::proxy::reply::ProxyError;
 use crate::proxy::upload::{UploadFault, UploadState};
 use crate::proxy::upstream::{ConnectError, ExchangeError, Upstream};
+
+/// The part of a request's total time that a node must have had to be blamed when that is over.
+const FAIR: f64 = 0.9;
 
 /// Why an attempt brought no response.
 pub(super) struct Failed {
@@ -61,13 +65,31 @@ impl Passage {
                 Some(Err(error)) => {
                     return Err(no_response(error, upload, &node.spec.name, self.settings.limits.body_bytes_max));
                 }
-                None => {
-                    let detail = format!("the node {} sent no response within {patience:?}", node.spec.name);
-                    let error = ProxyError::failed(Failure::Timeout, "http_response_timeout", detail);
-                    return Err(Failed { error, outcome: Outcome::Failed(Failure::Timeout), unsent: None });
-                }
+                None => return Err(self.late(&node.spec.name, now, patience, upload)),
             }
         }
+    }
+
+    /// There was no response within `patience`.
+    pub(super) fn late(&self, node: &str, started: Time, patience: Duration, upload: Option<&UploadState>) -> Failed {
+        let detail = format!("the node {node} sent no response within {patience:?}");
+        let error = ProxyError::failed(Failure::Timeout, "http_response_timeout", detail);
+        let is_over = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let outcome = match is_over && !self.had_its_time(started, upload) {
+            true => Outcome::Censored(Censor::Dropped),
+            false => Outcome::Failed(Failure::Timeout),
+        };
+        Failed { error, outcome, unsent: None }
+    }
+
+    /// Whether a request that is cut when its time is over was with the node for nearly all of that: what the queue, a
+    /// slow client or another node has used up is no fault of this one.
+    pub(super) fn had_its_time(&self, started: Time, upload: Option<&UploadState>) -> bool {
+        let (Some(total), Some(deadline)) = (self.timeouts().total, self.deadline) else { return true };
+        let before = started.since(self.arrived);
+        let whole =
+            upload.is_none_or(|upload| upload.ended().is_some_and(|ended| ended + total.mul_f64(FAIR) <= deadline));
+        whole && before <= total.mul_f64(1.0 - FAIR)
     }
 
     fn first_byte_patience(&self, first_byte: Duration) -> Duration {
@@ -85,14 +107,12 @@ async fn wait_for_head(
     alarm: &mut Alarm,
 ) -> Option<Result<response::Parts, ExchangeError>> {
     let mut exchange = std::pin::pin!(upstream.exchange(request));
-    let mut pieces = 0;
+    let (mut patience, mut pieces) = (first_byte, 0);
     loop {
-        match alarm.within(first_byte, deadline, exchange.as_mut()).await {
+        match alarm.within(patience, deadline, exchange.as_mut()).await {
             Some(exchanged) => return Some(exchanged),
             None if deadline.is_some_and(|deadline| Instant::now() >= deadline) => return None,
-            // The time counts from when the node has the whole request, as long as it goes on taking it.
-            None if upload.is_some_and(|upload| upload.goes_on(&mut pieces)) => {}
-            None => return None,
+            None => patience = upload?.more_time(Instant::now(), first_byte, &mut pieces)?,
         }
     }
 }
@@ -109,10 +129,18 @@ pub(super) fn retry_after(value: &[u8]) -> Duration {
     seconds.map_or(crate::fleet::FULL_DEFAULT, Duration::from_secs)
 }
 
+/// Whether something of our own ran out: descriptors (EMFILE, ENFILE), memory or local ports.
+fn is_ours(error: &io::Error) -> bool {
+    let descriptors = matches!(error.raw_os_error(), Some(23 | 24));
+    descriptors || matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory)
+}
+
 pub(super) fn not_connected(error: ConnectError, node: &str, request: Box<Outgoing>) -> Failed {
     let (error, outcome) = match error {
-        ConnectError::TooMany => {
-            (ProxyError::node_full(node), Outcome::Full { status: 503, retry_after: Some(Duration::ZERO) })
+        // Our own bound: the node has not said that it is full.
+        ConnectError::TooMany => (ProxyError::node_full(node), Outcome::Censored(Censor::Dropped)),
+        ConnectError::Io(error) if is_ours(&error) => {
+            (ProxyError::exhausted(&error), Outcome::Censored(Censor::Dropped))
         }
         ConnectError::Timeout => (ProxyError::connect_timeout(node), Outcome::Failed(Failure::Connect)),
         ConnectError::Io(error) => {
@@ -142,4 +170,30 @@ pub(super) fn no_response(error: ExchangeError, upload: Option<&UploadState>, no
     };
     let detail = format!("the node {node} closed the connection without a valid response: {source}");
     Failed { error: ProxyError::failed(failure, token, detail), outcome: Outcome::Failed(failure), unsent }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+    use crate::proxy::upload::RequestBody;
+
+    #[test]
+    fn what_we_lack_ourselves_is_no_evidence_against_a_node() {
+        let failed = |error| {
+            let request = Box::new(Outgoing::from(Request::new(RequestBody::Empty)));
+            not_connected(ConnectError::Io(error), "a", request)
+        };
+        // EMFILE, ENFILE, ENOMEM, EADDRNOTAVAIL.
+        for number in [24, 23, 12, 99] {
+            let failed = failed(io::Error::from_raw_os_error(number));
+            assert!(!failed.outcome.is_failure(), "{number}");
+            assert_eq!((failed.error.status.as_u16(), failed.error.code), (503, "out_of_resources"));
+        }
+        // ECONNREFUSED, ENETUNREACH, EHOSTUNREACH.
+        for number in [111, 101, 113] {
+            assert_eq!(failed(io::Error::from_raw_os_error(number)).outcome, Outcome::Failed(Failure::Connect));
+        }
+    }
 }

@@ -6,12 +6,13 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderName, HeaderValue, Method, Request, Version, header, response};
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::admission::Allowance;
 use crate::balancer::{Ticket, Verdict};
@@ -104,6 +105,13 @@ const CLIENT_GONE: u16 = 499;
 /// The status of a request that was cut when the time to finish was over: the client got none.
 const CUT: u16 = 503;
 
+/// The longest that any request may take in all; `None` if some may take for ever. The route of a request is known only
+/// once its body has been looked at.
+fn longest_total(settings: &Settings) -> Option<Duration> {
+    let of_routes = settings.routes.iter().map(|route| route.timeouts.total);
+    of_routes.fold(settings.timeouts.total, |longest, total| Some(longest?.max(total?)))
+}
+
 impl Drop for Passage {
     fn drop(&mut self) {
         if self.answered {
@@ -182,11 +190,21 @@ impl Passage {
             return Box::pin(models::merged(&self.worker, &settings, request)).await;
         }
         let hash = if client == conn.peer.ip() { conn.peer_hash } else { address_hash(client) };
-        let taken = take_in(&self.worker.app, &settings, head, seen, hash, body, alarm).await;
+        let taking = take_in(&self.worker.app, &settings, head, seen, hash, body, alarm);
+        let taken = match longest_total(&settings) {
+            None => taking.await,
+            Some(total) => timeout(total, Box::pin(taking)).await.unwrap_or_else(|_| Err(ProxyError::slow_client())),
+        };
         let mut intake = taken.map_err(|error| self.client_fault(conn, error))?;
         (request.told, request.body) = (told, std::mem::replace(&mut intake.body, RequestBody::Empty));
         self.route_timeouts = intake.route;
-        self.deadline = self.timeouts().total.map(|total| Instant::now() + total);
+        if let Some(total) = self.timeouts().total {
+            let left = total.saturating_sub(self.worker.app.clock.now().since(started));
+            if left.is_zero() {
+                return Err(ProxyError::slow_client());
+            }
+            self.deadline = Some(Instant::now() + left);
+        }
         if let Some(story) = &mut self.story {
             story.model.clone_from(&intake.shape.model);
         }
@@ -223,10 +241,15 @@ impl Passage {
         let repeatable = self.may_repeat(&request.head.method, intake.route);
         let spare = if repeatable { request.again() } else { None };
         let mut tried: Vec<NodeId> = Vec::new();
+        let mut former = None;
         loop {
             let mut ticket = match self.decide(&intake, &tried, &request) {
                 Verdict::Go(ticket) => self.begin(ticket),
-                verdict => Box::pin(self.settle(verdict, intake.shape.model.as_deref(), alarm)).await?,
+                verdict => match Box::pin(self.settle(verdict, intake.shape.model.as_deref(), alarm)).await {
+                    Ok(ticket) => ticket,
+                    // What went wrong first is what there is to tell.
+                    Err(error) => return Err(former.unwrap_or(error)),
+                },
             };
             let upload = intake.upload.as_deref();
             let hedge = self.may_hedge(&mut ticket, &intake, spare.as_deref(), &tried);
@@ -244,28 +267,31 @@ impl Passage {
             let now = app.clock.now();
             let node = ticket.node().id;
             ticket.finish(now, failed.outcome);
-            if matches!(failed.outcome, Outcome::Censored(_)) {
+            if matches!(failed.outcome, Outcome::Censored(_)) && failed.unsent.is_none() {
                 return Err(self.client_fault(conn, failed.error));
             }
             tried.push(node);
             let unsent = failed.unsent.is_some();
             let again = failed.unsent.or_else(|| spare.as_ref()?.again());
             let Some(again) = again else { return Err(failed.error) };
-            if !self.may_try_again(&tried, now) {
+            if !self.may_try_again(&tried, intake.shape.model.as_deref(), now) {
                 return Err(failed.error);
             }
+            former = Some(failed.error);
             app.telemetry.retried(if unsent { "unsent" } else { "idempotent" });
             request = again;
         }
     }
 
     /// Whether there may be another attempt; pays for it.
-    pub(super) fn may_try_again(&self, tried: &[NodeId], now: Time) -> bool {
+    pub(super) fn may_try_again(&self, tried: &[NodeId], model: Option<&str>, now: Time) -> bool {
         let app = &self.worker.app;
         let enough = tried.len() >= self.settings.retry.attempts_max as usize;
         let in_time = self.deadline.is_none_or(|deadline| Instant::now() < deadline);
-        let another = || app.balancer.fleet().nodes().iter().any(|node| !tried.contains(&node.id));
-        !enough && in_time && another() && app.retries.try_withdraw(now)
+        let fleet = app.balancer.fleet();
+        let mut left = fleet.nodes().iter().filter(|node| !tried.contains(&node.id) && node.spec.serves(model));
+        let another = left.any(|node| node.live.health.state(now).is_serving());
+        !enough && in_time && another && app.retries.try_withdraw(now)
     }
 
     /// Whether a request may be sent again after a node may have begun to work on it.
@@ -300,7 +326,8 @@ impl Passage {
             story.status = status;
             story.answers(ticket.decision());
         }
-        let patience = Patience { between: self.timeouts().between_chunks, deadline: self.deadline };
+        let fair = self.had_its_time(ticket.started(), intake.upload.as_deref());
+        let patience = Patience { between: self.timeouts().between_chunks, deadline: self.deadline, fair };
         let attempt = Attempt {
             ticket,
             upstream,

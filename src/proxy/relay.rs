@@ -63,6 +63,8 @@ pub(super) struct Patience {
     pub(super) between: Duration,
     /// For the whole request.
     pub(super) deadline: Option<Instant>,
+    /// Whether the node is to blame if that is over while it says nothing.
+    pub(super) fair: bool,
 }
 
 /// A response body that ends its attempt.
@@ -76,12 +78,14 @@ pub(super) struct Relay {
     broken: Option<RelayError>,
     /// Whether something came since the timer was set: it is moved only when it fires.
     moved: bool,
+    /// Whether anything of the body came at all.
+    begun: bool,
 }
 
 impl Relay {
     pub(super) fn new(attempt: Attempt, scan: ResponseScan, patience: Patience) -> Relay {
         let attempt = Some(Box::new(attempt));
-        let mut relay = Relay { attempt, scan, patience, timer: None, broken: None, moved: false };
+        let mut relay = Relay { attempt, scan, patience, timer: None, broken: None, moved: false, begun: false };
         if let Some(attempt) = relay.attempt.as_ref().filter(|attempt| attempt.upstream.is_end_stream()) {
             let now = attempt.worker.app.clock.now();
             relay.complete(now);
@@ -90,7 +94,7 @@ impl Relay {
     }
 
     fn received(&mut self, now: Time, frame: &Frame<Bytes>) {
-        self.moved = true;
+        (self.moved, self.begun) = (true, true);
         let Some(attempt) = &mut self.attempt else { return };
         let Some(data) = frame.data_ref() else { return };
         attempt.ticket.first_byte(now);
@@ -137,7 +141,7 @@ impl Relay {
     /// Whether the node has been silent for too long, or the request has taken too long.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<RelayError> {
         loop {
-            let Patience { between, deadline } = self.patience;
+            let Patience { between, deadline, .. } = self.patience;
             let timer = match &mut self.timer {
                 Some(timer) => timer,
                 none => {
@@ -203,7 +207,12 @@ impl Body for Relay {
             }
             Poll::Pending => match this.poll_patience(cx) {
                 Poll::Ready(error) => {
-                    this.abandon(Outcome::Failed(Failure::Timeout));
+                    // A long answer that is under way is no failure, nor is one whose time others have used up.
+                    let excused = matches!(error, RelayError::TooLong) && (this.begun || !this.patience.fair);
+                    this.abandon(match excused {
+                        true => Outcome::Censored(Censor::Dropped),
+                        false => Outcome::Failed(Failure::Timeout),
+                    });
                     Poll::Ready(Some(Err(error)))
                 }
                 Poll::Pending => Poll::Pending,

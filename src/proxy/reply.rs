@@ -145,6 +145,14 @@ impl ProxyError {
         ProxyError { retry_after: Some(NODE_FULL_PAUSE), ..error }
     }
 
+    /// This proxy has no descriptor, memory or port left for a connection to a node.
+    pub(super) fn exhausted(error: &std::io::Error) -> ProxyError {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let full = ProxyError::new(Side::Internal, status, "proxy_internal_error", "out_of_resources")
+            .saying(format!("this proxy cannot open another connection: {error}"));
+        ProxyError { retry_after: Some(NODE_FULL_PAUSE), ..full }
+    }
+
     /// A connection to a node took too long, and there is no other.
     pub(super) fn connect_timeout(node: &str) -> ProxyError {
         let status = StatusCode::GATEWAY_TIMEOUT;

@@ -25,7 +25,7 @@ use crate::balancer::Ticket;
 use crate::node::NodeId;
 use crate::outcome::{Failure, Outcome};
 use crate::proxy::alarm::Alarm;
-use crate::proxy::attempt::{Failed, no_response, not_connected};
+use crate::proxy::attempt::{no_response, not_connected};
 use crate::proxy::connection::Busy;
 use crate::proxy::forward::Passage;
 use crate::proxy::headers;
@@ -93,7 +93,8 @@ impl Passage {
             let now = app.clock.now();
             tried.push(ticket.node().id);
             ticket.finish(now, failed.outcome);
-            let Some(unsent) = failed.unsent.filter(|_| self.may_try_again(&tried, now)) else {
+            let model = intake.shape.model.as_deref();
+            let Some(unsent) = failed.unsent.filter(|_| self.may_try_again(&tried, model, now)) else {
                 return Err(failed.error);
             };
             app.telemetry.retried("unsent");
@@ -108,11 +109,7 @@ impl Passage {
             // A node that does not want to answers as to any other request.
             Some(Ok(head)) => return Ok(self.relay(ticket, upstream, head, &intake)),
             Some(Err(error)) => no_response(error, None, &ticket.node().spec.name, None),
-            None => {
-                let detail = format!("the node {} sent no response in time", ticket.node().spec.name);
-                let error = ProxyError::failed(Failure::Timeout, "http_response_timeout", detail);
-                Failed { error, outcome: Outcome::Failed(Failure::Timeout), unsent: None }
-            }
+            None => self.late(&ticket.node().spec.name, ticket.started(), patience, None),
         };
         ticket.finish(self.worker.app.clock.now(), failed.outcome);
         Err(failed.error)

@@ -6,15 +6,15 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body as AnyBody;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 /// What became of a streaming upload, for the side that waits for the response.
 #[derive(Debug, Default)]
@@ -24,6 +24,8 @@ pub(super) struct UploadState {
     awaits_client: AtomicBool,
     /// Pieces that went to the node.
     pieces: AtomicU32,
+    /// When the last of them did.
+    ended: OnceLock<Instant>,
 }
 
 /// The body has been handed over whole.
@@ -51,16 +53,28 @@ impl UploadState {
         self.stage.load(Ordering::Relaxed) == 0
     }
 
-    /// Whether the node does not have the whole body yet and that is not for its own slowness: since the call that left
-    /// `pieces` as it is it took some, or it waits for the client's next one, for which there is another timeout.
-    pub(super) fn goes_on(&self, pieces: &mut u32) -> bool {
-        let now = self.pieces.load(Ordering::Relaxed);
-        let moved = std::mem::replace(pieces, now) != now;
-        self.is_running() && (moved || self.awaits_client.load(Ordering::Relaxed))
+    /// How much longer the node has for its answer, at `now`, after a wait of up to `patience`; `None` if it has had
+    /// its time. That counts from when it has the whole body. Until then it has all of it again if that is not for its own
+    /// slowness: since the call that left `pieces` as it is it took some, or it waits for the client's next one, for which
+    /// there is another timeout.
+    pub(super) fn more_time(&self, now: Instant, patience: Duration, pieces: &mut u32) -> Option<Duration> {
+        if let Some(ended) = self.ended.get() {
+            return Some((*ended + patience).saturating_duration_since(now)).filter(|left| !left.is_zero());
+        }
+        let seen = self.pieces.load(Ordering::Relaxed);
+        let moved = std::mem::replace(pieces, seen) != seen;
+        let goes_on = self.is_running() && (moved || self.awaits_client.load(Ordering::Relaxed));
+        goes_on.then_some(patience)
+    }
+
+    /// Since when the node has the whole body; `None` if it does not.
+    pub(super) fn ended(&self) -> Option<Instant> {
+        self.ended.get().copied()
     }
 
     fn end(&self) {
         self.stage.store(ENDED, Ordering::Relaxed);
+        self.ended.get_or_init(Instant::now);
     }
 
     /// What broke it, if anything did.
@@ -211,5 +225,28 @@ impl Body for RequestBody {
                 None => SizeHint::default(),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_for_an_answer_counts_from_the_end_of_the_upload() {
+        let (state, patience) = (UploadState::default(), Duration::from_secs(10));
+        let mut pieces = 0;
+        let begin = Instant::now();
+        state.pieces.store(3, Ordering::Relaxed);
+        assert_eq!(state.more_time(begin + patience, patience, &mut pieces), Some(patience), "it took some");
+        assert_eq!(state.more_time(begin + 2 * patience, patience, &mut pieces), None, "it took none");
+        state.awaits_client.store(true, Ordering::Relaxed);
+        assert_eq!(state.more_time(begin + 2 * patience, patience, &mut pieces), Some(patience), "the client's turn");
+        state.pieces.store(4, Ordering::Relaxed);
+        state.end();
+        let ended = state.ended().expect("whole");
+        let second = Duration::from_secs(1);
+        assert_eq!(state.more_time(ended + second, patience, &mut pieces), Some(9 * second), "and no more than that");
+        assert_eq!(state.more_time(ended + patience, patience, &mut pieces), None);
     }
 }

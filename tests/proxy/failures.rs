@@ -223,3 +223,13 @@ async fn a_detour_goes_to_the_path_and_the_host_of_the_node_that_is_asked_and_of
         assert_eq!(rig.attempts("dead", "failed_connect"), 1.0);
     }
 }
+
+#[tokio::test]
+async fn a_failure_is_told_as_it_was_where_no_other_node_could_have_helped() {
+    let model = |spec: NodeSpec, model: &str| NodeSpec { models: vec![model.to_owned()], ..spec };
+    let (dead, other) = (Dead::node("dead"), Stage::open("other").await);
+    let rig = Rig::start(patient([model(dead.spec(), "m"), model(other.spec(), "x")]));
+    let message = rig.client().await.ask(post("/v1/chat/completions", "{\"model\": \"m\"}")).await;
+    is_node_fault(&message, "connection_refused", "node_unreachable");
+    assert_eq!(rig.metric("bellwether_retries_total{reason=\"unsent\"}"), 0.0);
+}
