@@ -9,6 +9,7 @@ mod care;
 mod choice;
 mod gather;
 mod hedge;
+mod hold;
 mod observer;
 mod recall;
 mod refusal;

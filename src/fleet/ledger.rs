@@ -26,7 +26,8 @@ pub struct Ledger {
     /// The limit of attempts in flight that was found out; 0 until there is a reason to change it.
     own_limit: AtomicU32,
     waiting_prompt_tokens: AtomicU64,
-    /// Expected tokens of attempts in flight, where they are limited.
+    /// Expected tokens of attempts in flight, where they are limited, in the low [`TOKEN_BITS`]; above them for how many
+    /// tokens at least there is room, in units of [`KEPT_UNIT`].
     tokens: AtomicU64,
     last_sign: AtomicU64,
     gap_micros: AtomicU64,
@@ -68,6 +69,12 @@ pub struct Before {
     /// The reading that [`Load::mean_since`] is later measured from; the new attempt included.
     pub load: Load,
 }
+
+/// Bits for the tokens in flight: a thousand times the largest limit that can be set.
+const TOKEN_BITS: u32 = 40;
+const TOKENS: u64 = (1 << TOKEN_BITS) - 1;
+/// Tokens in which it is counted for how many room is kept.
+const KEPT_UNIT: u64 = 64;
 
 impl Ledger {
     /// Attempts in flight now.
@@ -135,24 +142,32 @@ impl Ledger {
 
     /// Expected tokens in flight; counted only where they are limited.
     pub fn tokens(&self) -> u64 {
-        self.tokens.load(Ordering::Relaxed)
+        self.tokens.load(Ordering::Relaxed) & TOKENS
     }
 
     /// Whether so many tokens more are within `limit`. What is larger than the limit by itself has room if there is
     /// nothing else.
     pub fn has_room_for(&self, tokens: u64, limit: u64) -> bool {
-        Self::has_room(self.tokens(), tokens, limit)
+        Self::has_room(self.tokens.load(Ordering::Relaxed), tokens, limit)
     }
 
-    fn has_room(held: u64, tokens: u64, limit: u64) -> bool {
-        held == 0 || held.saturating_add(tokens) <= limit
+    fn has_room(word: u64, tokens: u64, limit: u64) -> bool {
+        let (held, kept) = (word & TOKENS, word >> TOKEN_BITS);
+        tokens / KEPT_UNIT >= kept && (held == 0 || held.saturating_add(tokens) <= limit)
+    }
+
+    /// Keeps what room there is for requests of at least so many tokens, rounded down to 64; 0 ends that.
+    pub fn keep_for(&self, tokens: u64) {
+        let kept = (tokens / KEPT_UNIT).min(u64::MAX >> TOKEN_BITS) << TOKEN_BITS;
+        let step = |word: u64| Some(word & TOKENS | kept);
+        let _ = self.tokens.fetch_update(Ordering::SeqCst, Ordering::Relaxed, step);
     }
 
     /// Sets `tokens` aside if they [have room](Ledger::has_room_for); whether they had. Compare-and-swap, as for the
-    /// count.
+    /// count. Room that was kept for them, or for as many, is used up by that.
     #[must_use]
     pub fn try_reserve(&self, tokens: u64, limit: u64) -> bool {
-        let step = |held: u64| Self::has_room(held, tokens, limit).then(|| held.saturating_add(tokens));
+        let step = |word: u64| Self::has_room(word, tokens, limit).then(|| ((word & TOKENS) + tokens) & TOKENS);
         self.tokens.fetch_update(Ordering::AcqRel, Ordering::Relaxed, step).is_ok()
     }
 

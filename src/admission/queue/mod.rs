@@ -245,6 +245,14 @@ impl<T> Queue<T> {
         lower.into_iter().find_map(|class| self.first(now, class, can))
     }
 
+    /// The oldest of each class that has one.
+    pub fn fronts(&self) -> impl Iterator<Item = (Position, &Entry<T>)> {
+        Priority::ALL.into_iter().filter_map(|class| {
+            let (number, entry) = self.lines[class as usize].waiting.iter().next()?;
+            Some((entry.position(class, *number), entry))
+        })
+    }
+
     /// Puts back whoever was taken out for a place that somebody else got: as if nothing had been, but that nothing is
     /// known any more of the pace of one who waits alone.
     pub fn put_back(&mut self, now: Time, position: Position, entry: Entry<T>) {
