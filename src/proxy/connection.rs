@@ -26,12 +26,13 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::clock::Time;
-use crate::config::{Settings, Timeouts};
+use crate::config::Settings;
 use crate::proxy::alarm::Alarm;
 use crate::proxy::forward::handle;
 use crate::proxy::framing::{ConnState, GuardedIo, Limits as FramingLimits};
 use crate::proxy::headers::Introduction;
 use crate::proxy::intake::address_hash;
+use crate::proxy::overdue::{LOOK_EVERY, Look, Overdue};
 use crate::proxy::worker::Worker;
 
 /// What the requests of one connection share.
@@ -59,7 +60,7 @@ pub(super) struct Busy {
 }
 
 impl Conn {
-    fn new(worker: Arc<Worker>, peer: SocketAddr, framing: Arc<ConnState>) -> Conn {
+    pub(super) fn new(worker: Arc<Worker>, peer: SocketAddr, framing: Arc<ConnState>) -> Conn {
         let now = worker.app.clock.now();
         let introduction = Introduction::new(peer.ip(), &worker.app.settings.load().forward.trusted_proxies);
         Conn {
@@ -92,15 +93,18 @@ impl Conn {
         *self.alarm.lock().unwrap_or_else(PoisonError::into_inner) = Some(alarm);
     }
 
-    fn served(&self) -> u64 {
+    /// Requests so far.
+    pub(super) fn served(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
-    fn is_busy(&self) -> bool {
+    /// Whether a response has not ended.
+    pub(super) fn is_busy(&self) -> bool {
         self.open.load(Ordering::Relaxed) > 0
     }
 
-    fn idle_since(&self) -> Time {
+    /// When the last response ended.
+    pub(super) fn idle_since(&self) -> Time {
         Time::from_micros(self.idle_since.load(Ordering::Relaxed))
     }
 }
@@ -128,102 +132,9 @@ impl Drop for Busy {
     }
 }
 
-/// How long a client has to be idle before it is parked.
-///
-/// Short, because the memory of a rush of clients is the buffers of those that are not parked yet, and the allocator
-/// keeps what the rush needed. Setting a connection up again costs a few per cent of a request.
-const PARK_AFTER: Duration = Duration::from_millis(150);
-
-/// When a connection is overdue.
-#[derive(Debug)]
-struct Overdue {
-    timeouts: Timeouts,
-    accepted: Time,
-    /// When the timer first saw the present head unfinished, and which request it belongs to.
-    unfinished: Option<(u64, Time)>,
-    /// When the timer first saw the present write wait for the client, and how many had not waited before it.
-    stalled: Option<(u64, Time)>,
-    /// When the timer last saw a response under way.
-    written: Time,
-}
-
-enum Look {
-    /// Close it.
-    Close,
-    /// It is idle, and nothing of the last response is left to write.
-    Park,
-    /// Look again then.
-    Again(Time),
-}
-
-impl Overdue {
-    fn look(&mut self, conn: &Conn, now: Time) -> Look {
-        let Timeouts { first_request, header_read, idle, .. } = self.timeouts;
-        // Whatever is not yet running cannot be overdue before the shortest of the timeouts has passed.
-        let soon = now.after(header_read.min(idle));
-        if conn.framing.is_closing() {
-            return Look::Again(soon);
-        }
-        if conn.is_busy() || conn.framing.is_write_blocked() {
-            // A response that hyper has whole is still on its way as long as the client has not taken it.
-            self.unfinished = None;
-            self.written = now;
-            return self.look_at_writing(conn, now, soon);
-        }
-        self.stalled = None;
-        let limit = if conn.served() == 0 {
-            self.accepted.after(first_request)
-        } else if conn.framing.is_head_begun() {
-            let served = conn.served();
-            match self.unfinished {
-                Some((request, since)) if request == served => since.after(header_read),
-                _ => {
-                    self.unfinished = Some((served, now));
-                    now.after(header_read)
-                }
-            }
-        } else {
-            self.unfinished = None;
-            conn.idle_since().max(self.written).after(idle)
-        };
-        let idle_for = now.since(conn.idle_since());
-        if limit <= now {
-            Look::Close
-        } else if conn.served() > 0 && !conn.framing.is_head_begun() && idle_for >= PARK_AFTER {
-            Look::Park
-        } else {
-            // A head may start while we sleep: be there early enough to see it.
-            Look::Again(limit.min(now.after(LOOK_EVERY)))
-        }
-    }
-
-    /// A client that takes nothing of a response for as long as a node may be silent is cut, like a node that is. The
-    /// relay's own timer cannot tell: nobody asks the relay for more while a write waits. It counts from the first look
-    /// that sees the write wait, so it may take as much longer as looks are apart.
-    fn look_at_writing(&mut self, conn: &Conn, now: Time, soon: Time) -> Look {
-        if !conn.framing.is_write_blocked() {
-            self.stalled = None;
-            // Each look at one that waits for a node shows whether its client has left.
-            return Look::Again(if conn.framing.is_awaiting() { soon.min(now.after(LOOK_EVERY)) } else { soon });
-        }
-        let writes = conn.framing.writes();
-        let since = match self.stalled {
-            Some((seen, since)) if seen == writes => since,
-            _ => now,
-        };
-        self.stalled = Some((writes, since));
-        let limit = since.after(self.timeouts.between_chunks);
-        if limit <= now { Look::Close } else { Look::Again(limit.min(soon)) }
-    }
-}
-
 /// When a new connection, or one that comes back to life, is looked at for the first time: most clients that ask once
 /// and stay have their answer by then. Those that go on asking pay for one look more.
 const FIRST_LOOK: Duration = Duration::from_millis(200);
-
-/// The longest sleep between two looks at a connection that is not busy: what a slow head may gain over its timeout,
-/// and how long an idle client keeps the buffers of its last request.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// hyper refuses buffers below this.
 const MIN_BUFFER: usize = 8 * 1024;
@@ -251,8 +162,7 @@ pub(super) async fn serve(
     let mut io = TokioIo::new(GuardedIo::new(stream, framing_limits(&settings), framing).asking(has_left));
     let builder = builder(&settings);
     let accepted = app.clock.now();
-    let mut overdue =
-        Overdue { timeouts: settings.timeouts.clone(), accepted, unfinished: None, stalled: None, written: accepted };
+    let mut overdue = Overdue::new(settings.timeouts.clone(), accepted);
     drop(settings);
     loop {
         let mut serving = Box::pin(builder.serve_connection(io, service).with_upgrades());

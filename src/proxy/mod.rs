@@ -16,6 +16,7 @@ pub mod inspect;
 mod intake;
 mod models;
 mod outgoing;
+mod overdue;
 mod rate;
 mod relay;
 mod reply;

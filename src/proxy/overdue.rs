@@ -1,0 +1,153 @@
+//! When a client's connection is overdue: what its timer makes of it whenever it fires.
+//!
+//! Nothing here waits. A look compares what the connection is at with what it was at the last look, so the settings are
+//! kept to within the pause between two looks, and a connection in order costs one look in many requests.
+
+use std::time::Duration;
+
+use crate::clock::Time;
+use crate::config::Timeouts;
+use crate::proxy::connection::Conn;
+
+/// The longest sleep between two looks at a connection that is not busy: what a slow head may gain over its timeout,
+/// and how long an idle client keeps the buffers of its last request.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a client has to be idle before it is parked.
+///
+/// Short, because the memory of a rush of clients is the buffers of those that are not parked yet, and the allocator
+/// keeps what the rush needed. Setting a connection up again costs a few per cent of a request.
+const PARK_AFTER: Duration = Duration::from_millis(150);
+
+/// When a connection is overdue.
+#[derive(Debug)]
+pub(super) struct Overdue {
+    pub(super) timeouts: Timeouts,
+    accepted: Time,
+    /// When the timer first saw the present head unfinished, and which request it belongs to.
+    unfinished: Option<(u64, Time)>,
+    /// When the timer first saw the present write wait for the client, and how many had not waited before it.
+    stalled: Option<(u64, Time)>,
+    /// When the timer last saw a response under way.
+    written: Time,
+}
+
+/// What is to be done about a connection.
+pub(super) enum Look {
+    /// Close it.
+    Close,
+    /// It is idle, and nothing of the last response is left to write.
+    Park,
+    /// Look again then.
+    Again(Time),
+}
+
+impl Overdue {
+    /// Nothing is known yet of a connection that was accepted then.
+    pub(super) fn new(timeouts: Timeouts, accepted: Time) -> Overdue {
+        Overdue { timeouts, accepted, unfinished: None, stalled: None, written: accepted }
+    }
+
+    /// Looks at a connection at `now`.
+    pub(super) fn look(&mut self, conn: &Conn, now: Time) -> Look {
+        let Timeouts { first_request, header_read, idle, .. } = self.timeouts;
+        // Whatever is not yet running cannot be overdue before the shortest of the timeouts has passed.
+        let soon = now.after(header_read.min(idle));
+        if conn.framing.is_closing() {
+            return Look::Again(soon);
+        }
+        if conn.is_busy() || conn.framing.is_write_blocked() {
+            // A response that hyper has whole is still on its way as long as the client has not taken it.
+            self.unfinished = None;
+            self.written = now;
+            return self.look_at_writing(conn, now, soon);
+        }
+        self.stalled = None;
+        let limit = if conn.served() == 0 {
+            self.accepted.after(first_request)
+        } else if conn.framing.is_head_begun() {
+            let served = conn.served();
+            match self.unfinished {
+                Some((request, since)) if request == served => since.after(header_read),
+                _ => {
+                    self.unfinished = Some((served, now));
+                    now.after(header_read)
+                }
+            }
+        } else {
+            self.unfinished = None;
+            conn.idle_since().max(self.written).after(idle)
+        };
+        let idle_for = now.since(conn.idle_since());
+        if limit <= now {
+            Look::Close
+        } else if conn.served() > 0 && !conn.framing.is_head_begun() && idle_for >= PARK_AFTER {
+            Look::Park
+        } else {
+            // A head may start while we sleep: be there early enough to see it.
+            Look::Again(limit.min(now.after(LOOK_EVERY)))
+        }
+    }
+
+    /// A client that takes nothing of a response for as long as a node may be silent is cut, like a node that is. The
+    /// relay's own timer cannot tell: nobody asks the relay for more while a write waits. It counts from the first look
+    /// that sees the write wait, so it may take as much longer as looks are apart.
+    fn look_at_writing(&mut self, conn: &Conn, now: Time, soon: Time) -> Look {
+        if !conn.framing.is_write_blocked() {
+            self.stalled = None;
+            // Each look at one that waits for a node shows whether its client has left.
+            return Look::Again(if conn.framing.is_awaiting() { soon.min(now.after(LOOK_EVERY)) } else { soon });
+        }
+        let writes = conn.framing.writes();
+        let since = match self.stalled {
+            Some((seen, since)) if seen == writes => since,
+            _ => now,
+        };
+        self.stalled = Some((writes, since));
+        let limit = since.after(self.timeouts.between_chunks);
+        if limit <= now { Look::Close } else { Look::Again(limit.min(soon)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::sync::Arc;
+    use std::task::{Context, Waker};
+
+    use tokio::io::AsyncWrite;
+
+    use super::*;
+    use crate::app::App;
+    use crate::config::Settings;
+    use crate::proxy::framing::{ConnState, GuardedIo, Limits};
+    use crate::proxy::worker::Worker;
+
+    fn at(seconds: f64) -> Time {
+        Time::from_secs_f64(seconds)
+    }
+
+    #[test]
+    fn a_response_that_is_taken_slowly_is_not_idle_though_the_node_has_sent_all_of_it() {
+        let app = App::new(Settings::default()).expect("settings");
+        let framing = Arc::new(ConnState::default());
+        let peer = "192.0.2.1:1".parse().expect("an address");
+        let conn = Arc::new(Conn::new(Arc::new(Worker::new(app, 1)), peer, Arc::clone(&framing)));
+        conn.begin().1.end(at(1.0));
+        let limits = Limits { head_bytes_max: 1_000, headers_max: 10, uri_bytes_max: 100 };
+        let (near, far) = tokio::io::duplex(1);
+        let mut io = GuardedIo::new(near, limits, framing);
+        let mut write = || Pin::new(&mut io).poll_write(&mut Context::from_waker(Waker::noop()), b"x").is_ready();
+        assert_eq!([write(), write()], [true, false]);
+
+        let second = Duration::from_secs(1);
+        let timeouts = Timeouts { idle: second, between_chunks: 10 * second, ..Settings::default().timeouts };
+        let mut overdue = Overdue::new(timeouts, Time::ZERO);
+        assert!(matches!(overdue.look(&conn, at(3.0)), Look::Again(_)));
+        // The client is gone, which is the end of the waiting, whatever comes of the write.
+        drop(far);
+        assert!(write());
+        assert!(matches!(overdue.look(&conn, at(3.5)), Look::Again(_) | Look::Park), "idle from then on");
+        assert!(matches!(overdue.look(&conn, at(4.1)), Look::Close));
+    }
+}
