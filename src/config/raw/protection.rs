@@ -108,7 +108,9 @@ impl Default for RawQueue {
 #[serde(default, deny_unknown_fields)]
 pub struct RawRateLimit {
     /// What tells clients apart: "api-key" (`Authorization` or `x-api-key`), "address", or "header:NAME"; a client
-    /// without the key or header is known by its address.
+    /// without the key or header is known by its address. Nothing here checks keys: a client that invents a new one for
+    /// every request gets a new allowance with each. Where clients are not trusted, use "address", or a header that an
+    /// authenticating proxy in front sets.
     pub key: ClientKey,
     /// Requests per window; 0 is no limit.
     #[schemars(range(min = 0, max = 1000000000))]
