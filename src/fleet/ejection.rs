@@ -9,7 +9,7 @@
 //!
 //! It knows nothing of response times: nodes differ in speed by right, and a slow one is the policy's business.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Time;
@@ -152,7 +152,8 @@ const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
 /// a time.
 #[derive(Debug, Default)]
 pub struct Record {
-    streak: AtomicU32,
+    /// Failures in a row; more than can be counted are as many as can.
+    streak: AtomicU16,
     window: AtomicU64,
     window_before: AtomicU64,
     /// When the last ejection ends or ended.
@@ -160,7 +161,7 @@ pub struct Record {
     /// Length of the last ejection in microseconds.
     pause: AtomicU64,
     /// Ejections that still count for the length of the next one.
-    times: AtomicU32,
+    times: AtomicU16,
     /// Successes since the last ejection ended.
     successes: AtomicU32,
 }
@@ -224,7 +225,9 @@ impl Record {
             // It was sent before the node was ejected, or in a panic: that has been judged.
             return None;
         }
-        let streak = self.streak.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let longer = |streak: u16| Some(streak.saturating_add(1));
+        let before = self.streak.fetch_update(Ordering::Relaxed, Ordering::Relaxed, longer).unwrap_or_default();
+        let streak = u32::from(before) + 1;
         self.count(now, rules.window, true);
         if is_returning && self.successes() == 0 {
             return Some(Cause::Trial);
@@ -243,12 +246,12 @@ impl Record {
         let pause = self.pause.load(Ordering::Relaxed).max(1);
         let served = now.as_micros().saturating_sub(self.until().as_micros());
         let forgiven = u32::try_from(served / pause).unwrap_or(u32::MAX);
-        let times = self.times.load(Ordering::Relaxed).saturating_sub(forgiven);
+        let times = u32::from(self.times.load(Ordering::Relaxed)).saturating_sub(forgiven);
         let factor = 2_u32.saturating_pow(times);
         let length = rules.base.saturating_mul(factor).min(rules.longest);
         let micros = u64::try_from(length.as_micros()).unwrap_or(u64::MAX);
         self.pause.store(micros, Ordering::Relaxed);
-        self.times.store(times.saturating_add(1), Ordering::Relaxed);
+        self.times.store(u16::try_from(times + 1).unwrap_or(u16::MAX), Ordering::Relaxed);
         self.streak.store(0, Ordering::Relaxed);
         self.window.store(0, Ordering::Relaxed);
         self.window_before.store(0, Ordering::Relaxed);
