@@ -12,6 +12,8 @@ use utoipa::ToSchema;
 use super::guard::Caller;
 use super::problem::{Body, Problem};
 use crate::app::App;
+use crate::config::Settings;
+use crate::node::NodeSpec;
 use crate::policy::{self, PolicyId};
 use crate::reload::{Changes, ReloadError};
 
@@ -96,9 +98,20 @@ pub(super) async fn reload(
     }
 }
 
-/// The settings in force, as in the configuration file; of tokens only the roles.
+/// What was configured, with what was changed since while running: policy, knobs, nodes.
+fn in_force(app: &App) -> Settings {
+    let (balancer, stance) = (&app.balancer, app.balancer.stance());
+    let mut settings = Settings::clone(&app.settings.load());
+    settings.policy = balancer.policy();
+    settings.nodes = balancer.fleet().nodes().iter().map(|node| NodeSpec::clone(&node.spec)).collect();
+    settings.adaptive.knobs = balancer.learned().knobs();
+    (settings.adaptive.shadow, settings.adaptive.fallback) = (stance.shadow, stance.fallback);
+    settings
+}
+
+/// The settings in force, as in the configuration file, with what was changed while running; of tokens only the roles.
 #[utoipa::path(get, path = "/api/v1/config", tag = "settings", responses(
     (status = 200, description = "Settings as in the configuration file", body = Value)))]
 pub(super) async fn get_config(State(app): State<Arc<App>>) -> Json<Value> {
-    Json(app.settings.load().to_json())
+    Json(in_force(&app).to_json())
 }

@@ -4,7 +4,7 @@ use bellwether::balancer::Ticket;
 use serde_json::{Value, json};
 
 use super::model::{Scene, number};
-use super::{get, post};
+use super::{call, get, post};
 
 #[tokio::test]
 async fn what_gets_no_work_is_no_capacity_and_has_no_fair_share() {
@@ -62,4 +62,21 @@ async fn while_only_gaps_are_known_what_is_in_flight_is_not_shown_as_seconds() {
     assert_eq!((&live["fleet"]["capacity_rps"], &live["nodes"][0]["capacity_rps"]), (&Value::Null, &Value::Null));
     let text = get(&scene.router, "/metrics").await.text;
     assert!(text.contains("bellwether_node_capacity_rps{node=\"a\"} NaN\n"), "{text}");
+}
+
+#[tokio::test]
+async fn the_settings_in_force_tell_what_was_changed_while_running() {
+    let scene = Scene::new(&["a", "b"], "adaptive");
+    let change = |method, path, body| call(&scene.router, method, path, Some(body));
+    change("PUT", "/api/v1/policy", json!({ "policy": "round-robin" })).await.ok();
+    change("PATCH", "/api/v1/model", json!({ "social": 3, "shadow": true })).await.ok();
+    change("POST", "/api/v1/nodes", json!({ "url": "http://h:1", "name": "c" })).await.ok();
+    change("PATCH", "/api/v1/nodes/a", json!({ "weight": 2.5, "max_in_flight": "auto" })).await.ok();
+    call(&scene.router, "DELETE", "/api/v1/nodes/b", None).await;
+    let told = get(&scene.router, "/api/v1/config").await.ok();
+    assert_eq!((&told["policy"], &told["adaptive"]["social"]), (&json!("round-robin"), &json!(3.0)));
+    assert_eq!((&told["adaptive"]["shadow"], &told["adaptive"]["explore"]), (&json!(true), &json!(0.01)));
+    let nodes = told["node"].as_array().expect("a list");
+    assert_eq!(nodes.iter().map(|node| &node["name"]).collect::<Vec<_>>(), ["a", "c"]);
+    assert_eq!((&nodes[0]["weight"], &nodes[0]["max_in_flight"]), (&json!(2.5), &json!("auto")));
 }
