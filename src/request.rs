@@ -19,6 +19,9 @@ pub struct KindId(pub u16);
 /// bound a client could fill the memory with invented names.
 pub const KINDS_MAX: usize = 256;
 
+/// What people read for [`KindId::OTHER`]; also the route of requests to an API that is not known.
+const OTHER: &str = "other";
+
 impl KindId {
     /// The kind of everything that is not told apart.
     pub const OTHER: KindId = KindId(0);
@@ -115,7 +118,9 @@ struct KindTable {
 
 impl Default for Kinds {
     fn default() -> Self {
-        let table = KindTable { ids: ByName::default(), names: vec![("other".to_owned(), String::new())] };
+        // What has no route and names no model is not told apart either; and a saved state finds this kind again.
+        let other = (OTHER.to_owned(), ByName::from_iter([(String::new(), KindId::OTHER)]));
+        let table = KindTable { ids: ByName::from_iter([other]), names: vec![(OTHER.to_owned(), String::new())] };
         Kinds { known: ArcSwap::from_pointee(table), growing: Mutex::new(()) }
     }
 }
@@ -161,7 +166,7 @@ impl Kinds {
         match self.known.load().names.get(usize::from(kind.0)) {
             Some((route, model)) if model.is_empty() => route.clone(),
             Some((route, model)) => format!("{route} {model}"),
-            None => "other".to_owned(),
+            None => OTHER.to_owned(),
         }
     }
 
@@ -202,5 +207,8 @@ mod tests {
         assert_eq!(kinds.name(first), "chat llama");
         assert_eq!(kinds.parts(first), ("chat".to_owned(), "llama".to_owned()));
         assert_eq!(kinds.name(KindId::OTHER), "other");
+        let (route, model) = kinds.parts(KindId::OTHER);
+        assert_eq!((kinds.find(&route, Some(&model)), kinds.of(&route, Some(&model))), (KindId::OTHER, KindId::OTHER));
+        assert_eq!(Kinds::default().of(&route, Some(&model)), KindId::OTHER, "a saved state comes back to its place");
     }
 }
