@@ -373,7 +373,7 @@ pub(super) async fn snapshot(
 
 fn failed(error: &OrderError) -> Problem {
     let status = match error {
-        OrderError::NoTrainer => StatusCode::SERVICE_UNAVAILABLE,
+        OrderError::NoTrainer | OrderError::Unfinished => StatusCode::SERVICE_UNAVAILABLE,
         OrderError::State(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     Problem::new(status, error.to_string())

@@ -66,9 +66,12 @@ pub struct Saved {
 /// Why an order was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
-    /// There is no trainer at work, or it did not answer in time.
+    /// There is no trainer at work, or it did not take the order in time. The order is withdrawn.
     #[error("the trainer does not answer")]
     NoTrainer,
+    /// It took the order, and its end was not heard of in time.
+    #[error("the trainer began to carry the order out and has not said that it is done; it may be yet")]
+    Unfinished,
     /// The state could not be kept.
     #[error(transparent)]
     State(#[from] StateError),
@@ -78,7 +81,25 @@ pub enum OrderError {
 #[derive(Debug, Default)]
 struct Bell {
     stopping: bool,
-    orders: VecDeque<Order>,
+    /// Each with its number.
+    orders: VecDeque<(u64, Order)>,
+    /// How many orders were given.
+    given: u64,
+}
+
+impl Bell {
+    /// Puts an order into the queue; returns its number.
+    fn give(&mut self, order: Order) -> u64 {
+        self.given += 1;
+        self.orders.push_back((self.given, order));
+        self.given
+    }
+
+    /// Takes an order out of the queue again; false if it was taken up before.
+    fn withdraw(&mut self, number: u64) -> bool {
+        let place = self.orders.iter().position(|(given, _)| *given == number);
+        place.and_then(|place| self.orders.remove(place)).is_some()
+    }
 }
 
 /// The trainer as the rest of the program sees it. One per instance; it works once [`start`] was called.
@@ -162,16 +183,23 @@ impl Trainer {
     }
 
     fn order<T>(&self, order: impl FnOnce(SyncSender<T>) -> Order) -> Result<T, OrderError> {
+        self.order_within(OBEYED_WITHIN, order)
+    }
+
+    fn order_within<T>(&self, within: Duration, order: impl FnOnce(SyncSender<T>) -> Order) -> Result<T, OrderError> {
         let (done, obeyed) = sync_channel(1);
-        {
+        let number = {
             let mut bell = self.bell();
             if bell.stopping || bell.orders.len() >= ORDERS_MAX || !self.is_up() {
                 return Err(OrderError::NoTrainer);
             }
-            bell.orders.push_back(order(done));
-        }
+            bell.give(order(done))
+        };
         self.rung.notify_all();
-        obeyed.recv_timeout(OBEYED_WITHIN).map_err(|_| OrderError::NoTrainer)
+        obeyed.recv_timeout(within).map_err(|_| {
+            // Whoever is told that nothing was done must not be proved wrong later.
+            if self.bell().withdraw(number) { OrderError::NoTrainer } else { OrderError::Unfinished }
+        })
     }
 
     /// Stops learning and saves the state. Blocks for as long as that takes, at most some seconds.
@@ -191,8 +219,9 @@ impl Trainer {
         self.bell.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_orders(&self) -> VecDeque<Order> {
-        std::mem::take(&mut self.bell().orders)
+    /// The next order. One at a time: while it is carried out, the others can still be withdrawn.
+    fn take_order(&self) -> Option<Order> {
+        self.bell().orders.pop_front().map(|(_, order)| order)
     }
 
     fn publish(&self, status: Status) {

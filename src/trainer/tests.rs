@@ -61,7 +61,7 @@ fn answers(app: &App, count: usize) {
 }
 
 fn order(app: &App, order: Order) {
-    app.trainer.bell().orders.push_back(order);
+    app.trainer.bell().give(order);
     app.trainer.rung.notify_all();
 }
 
@@ -93,6 +93,25 @@ fn a_model_is_published_and_forgotten_on_demand() {
     assert_eq!(app.trainer.status().counts.labels, 200, "counters only grow");
     app.trainer.stop();
     assert!(matches!(app.trainer.reset(), Err(OrderError::NoTrainer)));
+}
+
+#[test]
+fn an_order_that_was_reported_as_failed_is_not_carried_out_later() {
+    // Nobody is at work behind it but the test.
+    let trainer = Trainer::default();
+    trainer.up.store(true, Ordering::Relaxed);
+    let given = trainer.order_within(Duration::ZERO, Order::Reset);
+    assert!(matches!(given, Err(OrderError::NoTrainer)));
+    assert!(trainer.take_order().is_none(), "it is withdrawn");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Taken up, and never ended.
+            while trainer.take_order().is_none() {
+                std::thread::yield_now();
+            }
+        });
+        assert!(matches!(trainer.order_within(PATIENCE, Order::Save), Err(OrderError::Unfinished)));
+    });
 }
 
 #[test]

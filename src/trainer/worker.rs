@@ -167,7 +167,8 @@ impl Worker {
 
     /// Does what is due at `now`; returns when the next is.
     pub(super) fn turn(&mut self, now: Time) -> Time {
-        for order in self.app.trainer.take_orders() {
+        // The next one has the next turn, which comes at once.
+        if let Some(order) = self.app.trainer.take_order() {
             self.obey(order);
         }
         if now >= self.due.look {
