@@ -114,19 +114,42 @@ impl Around {
     }
 }
 
-/// What the node of an incident can do after it, over what all nodes of the scenario can do then.
+/// What became of a node by a time.
+#[derive(Clone, Copy)]
+struct Fate {
+    speed: f64,
+    /// The share of requests that it answers.
+    answers: f64,
+    works: bool,
+    joined: bool,
+}
+
+impl Fate {
+    fn of(node: usize, scenario: &Scenario, by: Time) -> Fate {
+        let begins = Fate { speed: 1.0, answers: 1.0, works: true, joined: !scenario.nodes[node].joins_later };
+        let own = scenario.incidents.iter().filter(|incident| incident.node == node && incident.at <= by);
+        own.fold(begins, |fate, incident| match incident.action {
+            Action::Speed(speed) => Fate { speed, ..fate },
+            Action::Fail(share) => Fate { answers: 1.0 - share, ..fate },
+            Action::Hang | Action::Crash => Fate { works: false, ..fate },
+            Action::Recover => Fate { joined: fate.joined, ..begins },
+            Action::Join => Fate { joined: true, ..fate },
+            Action::Leave => Fate { joined: false, ..fate },
+        })
+    }
+
+    fn capacity_rps(self, whole_rps: f64) -> f64 {
+        if self.works && self.joined { whole_rps * self.speed * self.answers } else { 0.0 }
+    }
+}
+
+/// What the node of an incident can do after it, over what all nodes of the scenario can do then, whatever happened to
+/// them before; 0 where none can do anything.
 pub fn fair_share(scenario: &Scenario, incident: usize) -> f64 {
     let incident = &scenario.incidents[incident];
-    let own = scenario.nodes[incident.node].capacity_rps;
-    let others = scenario.nodes.iter().map(|node| node.capacity_rps).sum::<f64>() - own;
-    let own = own
-        * match incident.action {
-            Action::Speed(speed) => speed,
-            Action::Fail(share) => 1.0 - share,
-            Action::Hang | Action::Crash | Action::Leave => 0.0,
-            Action::Join | Action::Recover => 1.0,
-        };
-    own / (own + others)
+    let able = |node: usize| Fate::of(node, scenario, incident.at).capacity_rps(scenario.nodes[node].capacity_rps);
+    let all: f64 = (0..scenario.nodes.len()).map(able).sum();
+    if all > 0.0 { able(incident.node) / all } else { 0.0 }
 }
 
 /// Runs `jobs` on that many threads; `progress` hears after each how many of how many are done.
@@ -190,6 +213,21 @@ mod tests {
         assert!((share("'recover'") - 0.25).abs() < 1e-12);
         assert!((share("'speed'\nspeed = 0.5") - 0.5 / 3.5).abs() < 1e-12);
         assert_eq!(share("'hang'"), 0.0);
+    }
+
+    #[test]
+    fn what_happened_to_the_others_before_counts_in_a_fair_share() {
+        let text = "about = 'x'\nloads = [0.5]\nseconds = 9\n[[node]]\nname = 'a'\ncount = 4\nworkers = 4\nspeed = 1\n";
+        let events = [(1, 2, "'crash'"), (2, 3, "'speed'\nspeed = 0.5"), (3, 1, "'recover'"), (4, 2, "'recover'")];
+        let events =
+            events.map(|(at, node, action)| format!("[[event]]\nat_s = {at}\nnode = 'a-{node}'\naction = {action}\n"));
+        let joins = "[[event]]\nat_s = 5\nnode = 'a-4'\naction = 'join'\n";
+        let scenario = Scenario::parse("test", &format!("{text}{}{joins}", events.concat())).expect("sound");
+        // One of three; half of one and a half; one of one and a half; one of two and a half; one of three and a half.
+        let wanted = [0.0, 0.5 / 1.5, 1.0 / 1.5, 1.0 / 2.5, 1.0 / 3.5];
+        for (at, wanted) in wanted.into_iter().enumerate() {
+            assert!((fair_share(&scenario, at) - wanted).abs() < 1e-12, "{at}: {}", fair_share(&scenario, at));
+        }
     }
 
     #[test]
