@@ -56,14 +56,17 @@ async fn watch_node(app: Arc<App>, node: Arc<Node>) {
             Ok(Err(problem)) => Some(problem),
             Err(_) => Some(format!("no answer within {:?}", health.timeout)),
         };
-        if app.balancer.checked(&node, problem.is_none()).is_some() {
-            match &problem {
-                None => tracing::info!(node = %node.spec.name, "the node is up"),
-                Some(problem) => tracing::warn!(node = %node.spec.name, %problem, "the node is down"),
-            }
-        }
+        conclude(&app, &node, problem.as_deref());
         let spread = 0.9 + 0.2 * fastrand::f64();
         tokio::time::sleep(health.interval.mul_f64(spread)).await;
+    }
+}
+
+/// A check ended. That the node is up or down is said where every change is, and once; here only why.
+fn conclude(app: &App, node: &Node, problem: Option<&str>) {
+    let change = app.balancer.checked(node, problem.is_none());
+    if let Some(problem) = problem.filter(|_| change.is_some()) {
+        tracing::warn!(node = %node.spec.name, problem, "too many health checks failed");
     }
 }
 
@@ -102,7 +105,43 @@ fn status_of(head: &[u8]) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::sync::Mutex;
+
     use super::*;
+    use crate::config::Settings;
+    use crate::node::NodeSpec;
+
+    #[derive(Clone, Default)]
+    struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            Write::write(&mut *self.0.lock().expect("not poisoned"), bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_change_is_told_once_and_why_beside_it() {
+        let nodes = vec![NodeSpec::new("http://127.0.0.1:1").named("a")];
+        let app = App::new(Settings { nodes, ..Settings::default() }).expect("valid");
+        let node = Arc::clone(&app.balancer.fleet().nodes()[0]);
+        let page = Page::default();
+        let written = page.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || written.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            (0..5).for_each(|_| conclude(&app, &node, Some("connection refused")));
+            (0..5).for_each(|_| conclude(&app, &node, None));
+        });
+        let text = String::from_utf8(page.0.lock().expect("not poisoned").clone()).expect("UTF-8");
+        let told = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+        assert_eq!([told("node is down"), told("connection refused"), told("node is up")], [1, 1, 1], "{text}");
+        assert_eq!(text.lines().count(), 3, "{text}");
+    }
 
     #[test]
     fn only_good_statuses_pass() {
