@@ -61,6 +61,23 @@ async fn a_stream_tells_what_was_and_what_is_and_ends_after_as_many_events_as_wa
 }
 
 #[tokio::test]
+async fn limits_are_told_with_where_they_come_from() {
+    let app = app_with(&["auto", "fixed", "free"]);
+    let router = admin::router(Arc::clone(&app));
+    for (name, limit) in [("auto", "auto".into()), ("fixed", Value::from(7))] {
+        let patch = serde_json::json!({ "max_in_flight": limit });
+        call(&router, "PATCH", &format!("/api/v1/nodes/{name}"), Some(patch)).await.ok();
+    }
+    let told = events(&get(&router, "/api/v1/live?events=1").await.text).remove(1).1;
+    let told = |at: usize| ["limit", "auto_limit", "limit_now"].map(|key| told["nodes"][at][key].clone());
+    let found = app.balancer.fleet().nodes()[0].limit();
+    assert!((1..1_000).contains(&found), "where it begins: {found}");
+    assert_eq!(told(0), [Value::Null, true.into(), found.into()]);
+    assert_eq!(told(1), [Value::from(7), false.into(), Value::from(7)]);
+    assert_eq!(told(2), [Value::Null, false.into(), Value::Null]);
+}
+
+#[tokio::test]
 async fn streams_are_bounded_and_a_reader_that_goes_makes_room() {
     let router = admin::router(app_with(&["a"]));
     let mut readers = Vec::new();

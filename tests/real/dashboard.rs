@@ -111,3 +111,13 @@ fn the_dashboard_shows_changes_and_survives_in_a_real_browser() {
     script.tell("it is stopped");
     assert_eq!(script.finish().last().map(String::as_str), Some("all right"));
 }
+
+#[test]
+fn what_views_show_of_answers_that_are_hard_to_come_by() {
+    let (Some(python), Some(chromium)) = (python(), chromium()) else { return };
+    let proxy = Proxy::start("log = { access = false }\n[[node]]\nurl = \"http://127.0.0.1:1\"\n");
+    let admin = proxy.admin_base();
+    let args: [&std::ffi::OsStr; 2] = [chromium.as_ref(), admin.as_ref()];
+    assert_eq!(Running::python(&python, "views.py", args).finish(), ["all right"]);
+    proxy.stop();
+}

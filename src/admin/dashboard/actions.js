@@ -71,7 +71,7 @@ export async function switchPolicy() {
   tell();
   confirm({
     title: "Switch the policy",
-    text: [`${policy} is in force. Another one decides from the next request on; what is in flight goes on. A restart or reload brings back what is configured.`, el("label", {}, "Policy ", choice), about],
+    text: [`${policy} is in force. Another one decides from the next request on; what is in flight goes on. A restart brings back what is configured; a reload only if another policy is configured then.`, el("label", {}, "Policy ", choice), about],
     verb: "Switch",
     act: () => json("PUT", "api/v1/policy", { policy: choice.value }),
     done: (answer) => `${answer.policy} decides now.`,
@@ -115,7 +115,7 @@ export function changeWeight(node) {
 }
 
 export function changeLimit(node) {
-  const field = el("input", { type: "text", id: "limit", pattern: "auto|[0-9]+", value: node.limit ?? "" });
+  const field = el("input", { type: "text", id: "limit", pattern: "auto|[0-9]+", value: node.auto_limit ? "auto" : (node.limit ?? "") });
   confirm({
     title: `Limit of ${node.name}`,
     text: ["The most requests that it may have in flight, from 1 to 60,000, or auto: found out from its response times. Leave it empty for no limit of its own.", el("label", {}, "Limit ", field)],

@@ -75,7 +75,8 @@ async function refusal(answer) {
   } catch {
     // Not a problem document: somebody between us and the proxy answered.
   }
-  if (answer.status === 403) message += ". This token may look and not change.";
+  // Not every 403 is about the token: a request may come from another site, or seem to.
+  if (answer.headers.get("www-authenticate")?.includes("insufficient_scope")) message += ". This token may look and not change.";
   return new Refused(answer.status, message);
 }
 

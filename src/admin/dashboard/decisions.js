@@ -57,6 +57,10 @@ export function decisionsView(wanted) {
     el("div", { class: "tools" }, held ? null : field, held ? null : pause), note, list);
   let paused = false;
   let newest = 0;
+  // A single decision is looked at until its end is known, or it is forgotten.
+  let settled = false;
+  // Of what is shown: where its age is, and when it was made by this page's clock.
+  let ages = [];
   pause.addEventListener("click", () => {
     paused = !paused;
     say(pause, paused ? "Go on" : "Pause");
@@ -79,13 +83,15 @@ export function decisionsView(wanted) {
     const [kind, text] = outcome(decision);
     const own = decision.candidates.find((one) => one.node === decision.node);
     const body = el("div", { class: "body" });
+    const age = el("span", { class: "age" });
+    ages.push([age, performance.now() - decision.age_s * 1_000]);
     const details = el("details", { "data-number": decision.number, open: held },
       el("summary", {},
         el("span", { class: "long to" }, decision.node),
         el("span", { class: "state", "data-kind": kind }, text),
         el("span", { class: "because" }, `${why(decision.why)}${own?.predicted_s ? `, predicted ${seconds(own.predicted_s)}` : ""}`),
         el("span", { class: "long kind" }, `${decision.kind}${decision.streaming ? ", streamed" : ""}, ${count(decision.prompt_tokens)} prompt tokens`),
-        el("span", { class: "age" }, `${span(decision.age_s)} ago`)),
+        age),
       body);
     // What nobody opens is not made.
     const fill = () => {
@@ -97,8 +103,12 @@ export function decisionsView(wanted) {
     return details;
   }
 
+  /** What stands still grows older all the same. */
+  const tellAges = () => ages.forEach(([age, madeMs]) => say(age, `${span((performance.now() - madeMs) / 1_000)} ago`));
+
   async function look() {
-    const busy = () => paused || document.hidden || list.querySelector("details[open]") !== null;
+    tellAges();
+    const busy = () => paused || document.hidden || (held ? settled : list.querySelector("details[open]") !== null);
     if (busy()) return;
     const { decisions } = await json("GET", `api/v1/decisions?limit=${held ? 1000 : LIMIT}`);
     // Somebody may have begun to read meanwhile.
@@ -107,15 +117,21 @@ export function decisionsView(wanted) {
     if (held) found = found.filter((one) => one.number === wanted.number);
     if (wanted.node) found = found.filter((one) => one.node === wanted.node);
     if (!held) found = found.filter(filters[field.value] ?? filters.all);
-    if (held) say(note, found.length ? "" : "This decision is not remembered any more: the last thousand are.");
-    else say(note, `${count(Math.min(found.length, SHOWN))} of ${count(found.length)} that match, of the last ${count(decisions.length)} that are remembered: at most a hundred a second, and all that explored.`);
+    if (held) {
+      settled = found.length === 0 || found[0].end !== null;
+      say(note, found.length ? "" : "This decision is not remembered any more: the last thousand are.");
+      if (!found.length && list.firstChild) return say(list.querySelector(".state"), "not known");
+    }
+    if (!held) say(note, `${count(Math.min(found.length, SHOWN))} of ${count(found.length)} that match, of the last ${count(decisions.length)} that are remembered: at most a hundred a second, and all that explored.`);
     // Nothing new: leave focus and scrolling alone.
     const top = found[0]?.number ?? 0;
     const ended = found.slice(0, SHOWN).filter((one) => one.end).length;
     const now = `${top} ${ended} ${found.length}`;
     if (now === newest) return;
     newest = now;
+    ages = [];
     list.replaceChildren(...found.slice(0, SHOWN).map(item));
+    tellAges();
   }
-  return { root, update: () => {}, look, every: held ? 0 : LOOK_MS, title: held ? `Decision ${wanted.number}` : "Decisions" };
+  return { root, update: () => {}, look, every: LOOK_MS, title: held ? `Decision ${wanted.number}` : "Decisions" };
 }

@@ -60,7 +60,7 @@ function makeRow() {
       show(fair, one.fair_share !== null);
       fair.style.left = `${Math.min(100, ((one.fair_share ?? 0) / scale) * 100)}%`;
       say(share, `${percent(one.share)} / ${percent(one.fair_share)}`);
-      say(flight, one.limit === null ? count(one.in_flight) : `${count(one.in_flight)} of ${count(one.limit)}`);
+      say(flight, one.limit_now === null ? count(one.in_flight) : `${count(one.in_flight)} of ${count(one.limit_now)}`);
       say(limit, one.waiting > 0 ? `${count(one.waiting)} waiting` : "");
       curve.update(seen.points);
       const point = seen.points.at(-1);
@@ -206,7 +206,8 @@ export function fleetView() {
     [before, after].forEach((one) => show(one, many));
     before.disabled = page === 0;
     after.disabled = page === last;
-    say(pages, many ? `${page * PAGE + 1} to ${Math.min(order.length, (page + 1) * PAGE)} of ${order.length}` : `${order.length} of ${nodes.length} nodes`);
+    const rest = store.live.fleet.nodes > nodes.length ? ` (the fleet has ${count(store.live.fleet.nodes)}; the others have pages of their own)` : "";
+    say(pages, (many ? `${page * PAGE + 1} to ${Math.min(order.length, (page + 1) * PAGE)} of ${order.length}` : `${order.length} of ${nodes.length} nodes`) + rest);
   }
 
   function update(store) {
@@ -226,7 +227,7 @@ export function fleetView() {
     mark(tiles.errors.node, "data-kind", (now.errors ?? 0) > 0.01 ? "bad" : null);
     const bound = fleet.utilization_is_upper_bound && fleet.utilization !== null;
     say(tiles.load.value, `${bound ? "≤ " : ""}${percent(fleet.utilization)}`);
-    say(tiles.load.note, fleet.capacity_rps === null ? "capacity is not known yet" : `${rate(fleet.rps)} of ${bound ? "at least " : ""}${rate(fleet.capacity_rps)}`);
+    say(tiles.load.note, fleet.capacity_rps === null ? (fleet.serving === 0 ? "no node gets work" : "capacity is not known yet") : `${rate(fleet.rps)} of ${bound ? "at least " : ""}${rate(fleet.capacity_rps)}`);
     const who = routing(policy);
     say(tiles.policy.value, who.head);
     say(tiles.policy.note, who.note);

@@ -72,6 +72,13 @@ export function stateOf(node) {
   return { word: node.state, kind, meaning };
 }
 
+/** The limit of a node in words, with where it comes from. */
+export function limitOf(node) {
+  const now = known(node.limit_now) ? count(node.limit_now) : "none";
+  if (node.auto_limit) return `auto (${now})`;
+  return known(node.limit) && node.limit !== node.limit_now ? `${count(node.limit)}, now ${now}` : now;
+}
+
 /** Speed against the fleet, which counts time: below 1 is faster. */
 export function speed(value) {
   if (!known(value) || value <= 0) return UNKNOWN;

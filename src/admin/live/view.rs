@@ -17,6 +17,7 @@ use crate::fleet::{Node, State};
 use crate::learn::capacity::Capacity;
 use crate::learn::silence::{Quiet, patience_s};
 use crate::learn::{How, NodeLoad, Predictor};
+use crate::node::IN_FLIGHT_MAX;
 use crate::telemetry::{Foreseen, Report};
 use crate::trainer::Status;
 
@@ -129,6 +130,10 @@ pub(super) struct NodeFigures {
     waiting: u32,
     /// The limit that the operator set, if any.
     limit: Option<u32>,
+    /// Whether its limit is found out from its response times.
+    auto_limit: bool,
+    /// The limit in force, which may be lower while it returns from an ejection; null for none.
+    limit_now: Option<u32>,
     /// Its part of the attempts that ended of late.
     share: f64,
     /// Its part of the capacity of the nodes that get work; null while unknown, and for the others.
@@ -271,6 +276,8 @@ fn node(node: &Node, look: &Look<'_>) -> NodeFigures {
         in_flight,
         waiting,
         limit: node.spec.max_in_flight,
+        auto_limit: node.spec.auto_limit,
+        limit_now: Some(node.limit()).filter(|limit| *limit < IN_FLIGHT_MAX),
         share: short(app.trainer.status().pace.share(node.slot, node.id)),
         fair_share: capacity
             .filter(|_| state.bears_load())
