@@ -176,7 +176,7 @@ impl App {
 }
 
 /// What is in force, unless the configuration changed it.
-fn changed<T: PartialEq>(former: T, next: T, present: T) -> T {
+fn changed<T: PartialEq + Copy>(former: T, next: T, present: T) -> T {
     if former == next { present } else { next }
 }
 

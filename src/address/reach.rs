@@ -82,6 +82,7 @@ impl Reach<'_> {
 }
 
 /// What clients are told of it: not the address, which is ours to know.
+#[expect(clippy::needless_pass_by_value, reason = "what map_err calls")]
 fn refusal(refused: Refused) -> io::Error {
     tracing::debug!(%refused, "no connection to a node");
     io::Error::new(io::ErrorKind::PermissionDenied, "it is not where admin.node_allow lets nodes be")

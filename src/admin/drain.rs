@@ -57,7 +57,7 @@ pub(super) async fn drain(
         None => node.live.health.set_draining(true),
         Some(within_s) => {
             let by = app.clock.now().after(Duration::from_secs_f64(within_s));
-            node.live.health.leave_by(by);
+            let by = node.live.health.leave_by(by);
             tokio::spawn(see_off(Arc::clone(&app), Arc::clone(&node), by, caller.to_string()));
         }
     }

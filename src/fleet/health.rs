@@ -110,6 +110,9 @@ pub enum Judgement {
     Eject(Cause),
 }
 
+/// A tenth of a second in microseconds.
+const TENTH: u64 = 100_000;
+
 const DOWN: u8 = 1;
 const DRAINING: u8 = 2;
 /// Ejected, or on its way back.
@@ -122,8 +125,9 @@ pub struct Health {
     failures: AtomicU32,
     successes: AtomicU32,
     full_until: AtomicU64,
-    /// When a draining node leaves the fleet at the latest, in microseconds; 0 if it stays.
-    leaves_by: AtomicU64,
+    /// When a draining node leaves the fleet at the latest, in tenths of a second (14 years): the last four bytes of the
+    /// lines that a decision reads. 0 if it stays.
+    leaves_by: AtomicU32,
     record: Record,
 }
 
@@ -198,15 +202,19 @@ impl Health {
         self.raise(DRAINING, draining);
     }
 
-    /// Takes it out of service by an operator's wish, to leave the fleet when its last request has ended, or at `by`.
-    pub fn leave_by(&self, by: Time) {
-        self.leaves_by.store(by.as_micros().max(1), Ordering::Relaxed);
+    /// Takes it out of service by an operator's wish, to leave the fleet when its last request has ended, or at `by`,
+    /// to a tenth of a second: returns what is kept of it.
+    pub fn leave_by(&self, by: Time) -> Time {
+        let tenths = u32::try_from(by.as_micros().div_ceil(TENTH)).unwrap_or(u32::MAX).max(1);
+        self.leaves_by.store(tenths, Ordering::Relaxed);
         self.raise(DRAINING, true);
+        Time::from_micros(u64::from(tenths) * TENTH)
     }
 
     /// When it leaves the fleet at the latest; `None` if it is to stay.
     pub fn leaves_by(&self) -> Option<Time> {
-        Some(self.leaves_by.load(Ordering::Relaxed)).filter(|by| *by != 0).map(Time::from_micros)
+        let tenths = self.leaves_by.load(Ordering::Relaxed);
+        (tenths != 0).then(|| Time::from_micros(u64::from(tenths) * TENTH))
     }
 
     /// Whether an operator drained it.
