@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+#[path = "cli/advise.rs"]
+mod advise;
 #[path = "cli/doctor.rs"]
 mod doctor;
 #[path = "cli/manual.rs"]

@@ -16,6 +16,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use bellwether::report::measured::{Contender, Measured, Scene};
 use serde_json::{Value as Json, json};
 use stage::{Listen, Port, Proxy, Running, cannot_check, python};
 
@@ -198,4 +199,30 @@ fn a_report_is_legible_in_a_real_browser() {
     // Distribution, regret, two over time for each of the two and the oracle, and predictions.
     let lines = Running::python(&python, "report_page.py", [page.as_str()]).finish();
     assert_eq!(lines, ["9 charts"]);
+    std::fs::write(&page, measured().html()).expect("written");
+    // Twelve contenders: two charts of distributions, two of shares.
+    let lines = Running::python(&python, "report_page.py", [page.as_str()]).finish();
+    assert_eq!(lines, ["4 charts"]);
+}
+
+/// What the benchmark of peers would have measured.
+fn measured() -> Measured {
+    let contender = |at: u32| Contender {
+        name: format!("proxy-{at}/with-a-policy-of-a-long-name"),
+        exceeded: (1..100).map(|point| (1.0 - f64::from(point) / 100.0, 0.02 * f64::from(point * (at + 1)))).collect(),
+        shares: (0..10).map(|node| (format!("node-{node}"), 0.1)).collect(),
+    };
+    let contenders: Vec<Contender> = (0..12).map(contender).collect();
+    let rows = contenders.iter().map(|one| [vec![one.name.clone()], vec!["1234".to_owned(); 13]].concat()).collect();
+    let columns = (0..14).map(|column| format!("column {column}")).collect();
+    let (name, about) = ("llm-mixed".to_owned(), "eight servers".to_owned());
+    let scene = Scene { name, about, columns, rows, notes: vec!["a remark".to_owned()], contenders };
+    let absent = vec![("envoy".to_owned(), "not installed: ".to_owned() + &"x".repeat(80))];
+    Measured {
+        title: "Peers".to_owned(),
+        scenes: vec![scene],
+        absent,
+        command: "cargo bench".to_owned(),
+        ..Measured::default()
+    }
 }

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use super::simulate::{SimulateArgs, SimulateOutput, threads};
+use super::simulate::{SimulateArgs, SimulateOutput, html, threads};
 use super::{Exit, Screen};
 use crate::advise::advice::{Question, advise};
 use crate::advise::headroom::Slo;
 use crate::advise::history::History;
+use crate::sim::roster::GREEDY;
 use crate::sim::scenario::FleetFile;
 
 /// Who is tried unless told otherwise.
@@ -43,6 +44,9 @@ pub(super) struct Advise {
     /// Runs at the same time
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64))]
     pub(super) threads: u64,
+    /// Write a page with this text and with charts to this file, beside the result; greedy-oracle joins the policies
+    #[arg(long, value_name = "FILE.html")]
+    pub(super) report: Option<PathBuf>,
     /// How the result is printed
     #[arg(long, value_enum, default_value_t = AdviseOutput::Text)]
     pub(super) output: AdviseOutput,
@@ -53,6 +57,7 @@ Examples:
   bellwether run --config bellwether.toml --record samples.jsonl
   bellwether advise --from-recording samples.jsonl --slo p99=2s
   bellwether advise --from-recording samples.jsonl --fleet capacities.toml --output json
+  bellwether advise --from-recording samples.jsonl --report advice.html
 
 Exit codes: 0 fine, 1 failure at run time, 2 the recording or what was asked is refused.";
 
@@ -76,6 +81,7 @@ impl Advise {
             seeds: args.seeds,
             seed: args.seed,
             threads: threads(args) as u64,
+            report: args.report.clone(),
             output: match args.output {
                 SimulateOutput::Table => AdviseOutput::Text,
                 SimulateOutput::Json => AdviseOutput::Json,
@@ -113,8 +119,12 @@ impl Advise {
         if history.restarts > 0 {
             writeln!(screen.err, "the proxy was started anew in the recording; only its last run counts")?;
         }
+        let mut policies: Vec<String> = self.policies.iter().map(|name| name.trim().to_owned()).collect();
+        if self.report.is_some() && !policies.iter().any(|policy| policy == GREEDY) {
+            policies.push(GREEDY.to_owned());
+        }
         let question = Question {
-            policies: self.policies.iter().map(|name| name.trim().to_owned()).collect(),
+            policies,
             seeds: (0..self.seeds).map(|at| self.seed.wrapping_add(at)).collect(),
             slo: self.slo,
             declared,
@@ -127,12 +137,20 @@ impl Advise {
                 let _ = write!(io::stderr(), "\r{done}/{all} runs ");
             }
         };
-        let advice = match advise(&history, &question, &progress) {
-            Ok((advice, _)) => advice,
+        let (advice, plan) = match advise(&history, &question, &progress) {
+            Ok(answer) => answer,
             Err(error) => return refused(screen, error.to_string()),
         };
         if watched {
             let _ = write!(io::stderr(), "\r{:40}\r", "");
+        }
+        if let Some(path) = &self.report {
+            let mut text = Vec::new();
+            page::write(&advice, &mut text)?;
+            let text = String::from_utf8_lossy(&text).into_owned();
+            if let Err(error) = html::advised(&plan, advice.report.clone(), text, path) {
+                return refused(screen, error.to_string());
+            }
         }
         match self.output {
             AdviseOutput::Text => page::write(&advice, screen.out)?,

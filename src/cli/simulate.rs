@@ -4,7 +4,7 @@
 //! confidence intervals, failures on cue, and yardsticks that no real proxy could have. The result goes to standard
 //! output and depends on nothing but scenario, seeds and binary; progress goes to standard error.
 
-mod html;
+pub(super) mod html;
 mod record;
 mod suite;
 pub(super) mod table;
@@ -69,7 +69,7 @@ pub struct SimulateArgs {
     pub report: Option<PathBuf>,
     /// Answer `advise` from this recording: fit its nodes, show how well the emulation repeats it, try the policies
     #[arg(long, value_name = "FILE",
-        conflicts_with_all = ["scenario", "trace", "record", "report", "load", "seconds", "suite"])]
+        conflicts_with_all = ["scenario", "trace", "record", "load", "seconds", "suite"])]
     pub from_recording: Option<PathBuf>,
     /// Runs at the same time [default: one for each core]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=64))]
@@ -164,6 +164,9 @@ pub enum SimulateError {
     /// No built-in workload of that name.
     #[error("--trace: no such workload is built in; those are {0}")]
     NoTrace(String),
+    /// A part was asked for of what is drawn.
+    #[error("--from, --to: a built-in workload is drawn and has no parts; --seconds says how long it is")]
+    NoWindow,
     /// Writing it would destroy it.
     #[error("--record {}: that is the trace itself", .0.display())]
     RecordOverTrace(PathBuf),

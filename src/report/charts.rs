@@ -18,20 +18,56 @@ pub(super) fn distributions(seen: &[&Seen]) -> String {
         .map(|seen| {
             let mut total_s = seen.watched.total_s.clone();
             let share = |point: usize| 10f64.powf(-3.0 * point as f64 / POINTS as f64);
-            (0..=POINTS).map(share).map(|share| (total_s.quantile(1.0 - share), share)).collect()
+            (0..=POINTS).map(share).map(|share| (share, total_s.quantile(1.0 - share))).collect()
         })
         .collect();
-    let ends = || lines.iter().flatten().map(|(x, _)| *x).filter(|x| *x > 0.0 && x.is_finite());
-    let x = Axis::log(ends().fold(f64::INFINITY, f64::min), ends().fold(0.0, f64::max));
+    let named = seen.iter().zip(&lines).map(|(seen, line)| (seen.policy.as_str(), line.as_slice()));
+    distribution_lines(&named.collect::<Vec<_>>())
+}
+
+/// The same of lines that are known: the share that took longer, and than what.
+pub(super) fn distribution_lines(lines: &[(&str, &[(f64, f64)])]) -> String {
+    let points = |line: &[(f64, f64)]| -> Vec<(f64, f64)> {
+        line.iter().filter(|(_, time_s)| *time_s > 0.0 && time_s.is_finite()).map(|(share, s)| (*s, *share)).collect()
+    };
+    let all = || lines.iter().flat_map(|(_, line)| points(line)).map(|(time_s, _)| time_s);
+    let x = Axis::log(all().fold(f64::INFINITY, f64::min), all().fold(0.0, f64::max));
     let percent = |share: f64| format!("{} %", (share * 1e4).round() / 1e2);
     let mut chart = Chart::new(x, Axis::log(0.001, 1.0), &decade, &percent);
-    for (at, (line, seen)) in lines.iter().zip(seen).enumerate() {
+    for (at, (name, line)) in lines.iter().enumerate() {
         let colour = COLOURS[at % COLOURS.len()];
-        let line: Vec<(f64, f64)> = line.iter().copied().filter(|(x, _)| x.is_finite()).collect();
-        chart.line(&line, colour);
-        chart.name(&seen.policy, colour);
+        chart.line(&points(line), colour);
+        chart.name(name, colour);
     }
-    chart.finish("Distribution of response times by policy")
+    chart.finish("Distribution of response times")
+}
+
+/// Who sent how much to which node: a bar for each, from the top.
+pub(super) fn shares_by_name(bars: &[(&str, &[(String, f64)])]) -> String {
+    let percent = |share: f64| format!("{:.0} %", share * 100.0);
+    let count = bars.len().max(1) as f64;
+    let mut chart = Chart::new(Axis::linear(0.0, 1.0), Axis::linear(0.0, count), &percent, &|_| String::new());
+    let mut names: Vec<&str> =
+        bars.iter().flat_map(|(_, shares)| shares.iter().map(|(node, _)| node.as_str())).collect();
+    names.sort_unstable();
+    names.dedup();
+    let colour = |at: usize| COLOURS[at.min(NODES_MAX)];
+    for (at, (name, shares)) in bars.iter().enumerate() {
+        let (floor, mut left) = (count - 1.0 - at as f64, 0.0);
+        let (low, high) = (floor + 0.1, floor + 0.9);
+        for (node, share) in *shares {
+            let right = left + share;
+            let place = names.iter().position(|known| known == node).unwrap_or(NODES_MAX);
+            chart.area(&[(left, low), (right, low)], &[(left, high), (right, high)], colour(place));
+            left = right;
+        }
+        chart.label(0.02, floor + 0.5, name);
+    }
+    names.iter().enumerate().take(NODES_MAX).for_each(|(at, name)| chart.name(name, colour(at)));
+    if names.len() > NODES_MAX {
+        chart.name(&format!("{} others", names.len() - NODES_MAX), colour(NODES_MAX));
+    }
+    chart.finish("Share of the answers by node")
 }
 
 /// Nodes by their attempts, the most first, as many as have a colour; and the others together.

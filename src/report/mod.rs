@@ -6,6 +6,8 @@
 //! text from outside is escaped. The page holds no date, so that the same seeds give the same bytes.
 
 mod charts;
+mod frame;
+pub mod measured;
 mod svg;
 
 use std::fmt::Write;
@@ -14,6 +16,7 @@ use crate::sim::report::{Report, Row};
 use crate::sim::statistics::Ratio;
 use crate::sim::watch::Watched;
 
+use frame::{document, figure, made_by, table};
 use svg::escape;
 
 /// The yardstick that knows every size.
@@ -43,66 +46,41 @@ pub struct Page {
     pub bin_s: f64,
     /// The command that makes this page again.
     pub command: String,
+    /// What advice says of it in text, if it was asked for.
+    pub advice: Option<String>,
 }
-
-const STYLE: &str = "\
-:root{color-scheme:light dark;--ink:#1b1f24;--paper:#ffffff;--faint:#5c6670;--line:#d5dae0}\
-@media (prefers-color-scheme:dark){:root{--ink:#e8eaed;--paper:#15181c;--faint:#a9b1ba;--line:#3a4148}}\
-@media print{:root{--ink:#000;--paper:#fff;--faint:#444;--line:#bbb}figure,table{break-inside:avoid}}\
-body{margin:0 auto;max-width:76rem;padding:1rem;font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper)}\
-h1{font-size:1.5rem}h2{font-size:1.2rem;margin-top:2rem}h3{font-size:1rem}\
-p,figcaption{color:var(--faint)}.wide{overflow-x:auto}\
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}\
-th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}\
-th:first-child,td:first-child{text-align:left}\
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:1rem}\
-figure{margin:0}svg{width:100%;height:auto;display:block}svg text{fill:var(--ink);font:11px system-ui,sans-serif}\
-svg .grid{stroke:var(--line);stroke-width:1}svg .axis{stroke:var(--faint);stroke-width:1}\
-ul.key{list-style:none;margin:.2rem 0;padding:0;display:flex;flex-wrap:wrap;gap:.1rem .8rem;font-size:.85rem}\
-ul.key span{display:inline-block;width:.8em;height:.8em;margin-right:.3em;border-radius:2px}\
-pre{white-space:pre-wrap;overflow-wrap:anywhere;border:1px solid var(--line);padding:.6rem;border-radius:4px}";
 
 impl Page {
     /// The page.
     pub fn html(&self) -> String {
-        let mut html = String::new();
-        let title = escape(&self.report.scenario);
         // Writing to a string cannot fail.
-        let _ = write!(
-            html,
-            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <link rel=\"icon\" href=\"data:,\">\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
-             <h1>{title}</h1>\n<p>{}. The fleet can do {:.1} requests/s; requests arrive for {:.0} s under {} seeds. \
-             Times are of answered requests; charts show the first seed.</p>\n",
+        let mut body = format!(
+            "<p>{}. The fleet can do {:.1} requests/s; requests arrive for {:.0} s under {} seeds. Times are of answered \
+             requests; charts show the first seed.</p>\n",
             escape(&self.report.about),
             self.report.capacity_rps,
             self.report.seconds,
             self.report.seeds.len()
         );
+        if let Some(advice) = &self.advice {
+            let _ = write!(body, "<h2>Advice</h2>\n<div class=\"wide\"><pre>{}</pre></div>\n", escape(advice));
+        }
         for of_load in self.report.rows.chunk_by(|a, b| a.load == b.load) {
-            self.load(of_load, &mut html);
+            self.load(of_load, &mut body);
         }
         let seeds = self.report.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-        let _ = write!(
-            html,
-            "<h2>Made by</h2>\n<pre>{}</pre>\n<p>bellwether {}, seeds {seeds}. The same command and binary give the \
-             same page.</p>\n</body>\n</html>\n",
-            escape(&self.command),
-            env!("CARGO_PKG_VERSION"),
-        );
-        html
+        let remark = format!("seeds {seeds}. The same command and binary give the same page.");
+        body.push_str(&made_by(&self.command, &remark));
+        document(&self.report.scenario, &body)
     }
 
     fn load(&self, rows: &[Row], html: &mut String) {
         let Some(first) = rows.first() else { return };
         let percent = first.load * 100.0;
-        let _ = write!(html, "<h2>Load {percent:.0} %</h2>\n<div class=\"wide\">{}</div>\n", table(rows));
+        let _ = write!(html, "<h2>Load {percent:.0} %</h2>\n<div class=\"wide\">{}</div>\n", rows_table(rows));
         let seen: Vec<&Seen> = self.seen.iter().filter(|seen| seen.load == first.load).collect();
         html.push_str("<div class=\"charts\">\n");
-        let mut figure = |caption: String, chart: String| {
-            let _ = writeln!(html, "<figure><figcaption>{caption}</figcaption>{chart}</figure>");
-        };
+        let mut figure = |caption: String, chart: String| html.push_str(&figure(&caption, &chart));
         figure("Share of requests that took longer (both axes logarithmic)".to_owned(), charts::distributions(&seen));
         if let Some(chart) = charts::regret(rows) {
             figure(
@@ -135,24 +113,19 @@ impl Page {
     }
 }
 
-fn table(rows: &[Row]) -> String {
+fn rows_table(rows: &[Row]) -> String {
     let columns =
         ["policy", "mean", "p50", "p90", "p99", "p99.9", "first byte", "its p99", "errors", "mean ratio", "p99 ratio"];
-    let mut html = "<table><thead><tr>".to_owned();
-    columns.iter().for_each(|column| _ = write!(html, "<th>{column}</th>"));
-    html.push_str("</tr></thead><tbody>\n");
-    for row in rows {
-        let _ = write!(html, "<tr><td>{}</td>", escape(&row.policy));
-        for seconds in [row.mean_s, row.p50_s, row.p90_s, row.p99_s, row.p999_s, row.ttfb_mean_s, row.ttfb_p99_s] {
-            let _ = write!(html, "<td>{}</td>", svg::seconds(seconds));
-        }
-        let _ = write!(html, "<td>{:.2} %</td>", row.error_share * 100.0);
-        for ratio in [row.mean_ratio, row.p99_ratio] {
-            let _ = write!(html, "<td>{}</td>", interval(ratio));
-        }
-        html.push_str("</tr>\n");
-    }
-    html + "</tbody></table><p>Ratios are to the first row, with their 95 % confidence over paired seeds.</p>"
+    let cells = |row: &Row| {
+        let times = [row.mean_s, row.p50_s, row.p90_s, row.p99_s, row.p999_s, row.ttfb_mean_s, row.ttfb_p99_s];
+        let mut cells = vec![row.policy.clone()];
+        cells.extend(times.map(svg::seconds));
+        cells.push(format!("{:.2} %", row.error_share * 100.0));
+        cells.extend([row.mean_ratio, row.p99_ratio].map(interval));
+        cells
+    };
+    let cells: Vec<Vec<String>> = rows.iter().map(cells).collect();
+    table(columns, &cells) + "<p>Ratios are to the first row, with their 95 % confidence over paired seeds.</p>"
 }
 
 fn interval(ratio: Option<Ratio>) -> String {
@@ -201,6 +174,7 @@ mod tests {
             seen: watches.iter().map(seen).collect(),
             nodes: plan.scenario.nodes.iter().map(|node| node.node.name.clone()).collect(),
             command: "bellwether simulate --trace '</pre><script>'".to_owned(),
+            advice: Some("</pre><script>".to_owned()),
         }
     }
 

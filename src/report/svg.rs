@@ -156,6 +156,12 @@ impl Chart {
         );
     }
 
+    /// Text that begins at a point and can be read on any mark.
+    pub(super) fn label(&mut self, x: f64, y: f64, text: &str) {
+        let (x, y) = (self.px(x), self.py(y) + 4.0);
+        let _ = write!(self.body, "<text class=\"on\" x=\"{x:.1}\" y=\"{y:.1}\">{}</text>", escape(text));
+    }
+
     /// The finished chart with its key.
     pub(super) fn finish(self, what: &str) -> String {
         let floor = HEIGHT - BOTTOM;

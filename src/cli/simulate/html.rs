@@ -18,6 +18,23 @@ type Watches = Mutex<BTreeMap<(usize, usize), Arc<Watch>>>;
 
 /// Runs the plan and writes the page beside.
 pub(super) fn run(plan: &Plan, path: &Path, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Report, SimulateError> {
+    let page = watched(plan, progress)?;
+    write(&page, path)?;
+    Ok(page.report)
+}
+
+/// Writes the page of advice: the report that it made, with charts of one more run of each policy under the first seed.
+pub(in crate::cli) fn advised(plan: &Plan, report: Report, advice: String, path: &Path) -> Result<(), SimulateError> {
+    let first = Plan { seeds: plan.seeds.iter().take(1).copied().collect(), ..plan.clone() };
+    write(&Page { report, advice: Some(advice), ..watched(&first, &|_, _| ())? }, path)
+}
+
+fn write(page: &Page, path: &Path) -> Result<(), SimulateError> {
+    fs::write(path, page.html()).map_err(|error| SimulateError::Page { path: path.to_path_buf(), error })
+}
+
+/// The page of the plan's runs, those under the first seed watched.
+fn watched(plan: &Plan, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Page, SimulateError> {
     let watches = Watches::default();
     let report = execute_watched(plan, progress, &|job| watch(plan, job, &watches)).map_err(policy)?;
     let watches = watches.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -27,16 +44,14 @@ pub(super) fn run(plan: &Plan, path: &Path, progress: &(dyn Fn(usize, usize) + S
         policy: plan.policies[policy].clone(),
         watched: watch.take(),
     });
-    let page = Page {
+    Ok(Page {
         seen: seen.collect(),
         nodes: plan.scenario.nodes.iter().map(|node| node.node.name.clone()).collect(),
         bin_s,
         command: command(),
+        advice: None,
         report,
-    };
-    let failed = |error| SimulateError::Page { path: path.to_path_buf(), error };
-    fs::write(path, page.html()).map_err(failed)?;
-    Ok(page.report)
+    })
 }
 
 fn policy(error: RosterError) -> SimulateError {

@@ -8,6 +8,9 @@ use crate::sim::figures::WINDOWS;
 use crate::sim::report::{Report, Row};
 use crate::sim::statistics::Ratio;
 
+/// Events that are told one by one.
+const EVENTS_MAX: usize = 16;
+
 pub(super) fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     let seeds = report.seeds.len();
     let plural = if seeds == 1 { "" } else { "s" };
@@ -15,13 +18,16 @@ pub(super) fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     let (capacity, seconds) = (report.capacity_rps, report.seconds);
     writeln!(
         out,
-        "{capacity:.1} requests/s capacity, {seconds} s of arrivals, {seeds} seed{plural}; times are of answered requests"
+        "{capacity:.1} requests/s capacity, {seconds:.0} s of arrivals, {seeds} seed{plural}; times are of answered requests"
     )?;
     for of_load in report.rows.chunk_by(|a, b| a.load == b.load) {
         let Some(first) = of_load.first() else { continue };
         writeln!(out, "\nload {:.0} %, ratios to {} with their 95 % confidence", first.load * 100.0, first.policy)?;
         writeln!(out, "{}", figures(of_load).trim_fmt())?;
-        if !first.incidents.is_empty() {
+        let events = first.incidents.len();
+        if events > EVENTS_MAX {
+            writeln!(out, "\n{events} events, too many to be told one by one: --output json tells them")?;
+        } else if events > 0 {
             writeln!(
                 out,
                 "\nshare of attempts around events, seconds from then; in flight then; errors until the next"

@@ -60,7 +60,14 @@ impl TraceArgs {
     /// The trace, surveyed; `None` without one.
     pub(super) fn read(&self) -> Result<Option<Trace>, SimulateError> {
         let Some(name) = &self.trace else { return Ok(None) };
+        if self.from.zip(self.to).is_some_and(|(from, to)| from >= to) {
+            let (name, value) = ("to", self.to.unwrap_or_default().as_secs_f64());
+            return Err(SimulateError::Range { name, value, allowed: "later than --from, in seconds".to_owned() });
+        }
         if let Some(name) = name.strip_prefix(BUILTIN) {
+            if self.from.or(self.to).is_some() {
+                return Err(SimulateError::NoWindow);
+            }
             let known = || PROFILES.iter().map(|profile| format!("{BUILTIN}{}", profile.name)).collect::<Vec<_>>();
             let profile = Profile::named(name).ok_or_else(|| SimulateError::NoTrace(known().join(", ")))?;
             return Ok(Some(Trace::profile(profile)));

@@ -128,6 +128,8 @@ const SHIPPED: &[(&str, &str)] = &[
     ("fail-fast", include_str!("../../../examples/scenarios/fail-fast.toml")),
     ("fail-third", include_str!("../../../examples/scenarios/fail-third.toml")),
     ("hang", include_str!("../../../examples/scenarios/hang.toml")),
+    ("antagonists", include_str!("../../../examples/scenarios/antagonists.toml")),
+    ("bursts", include_str!("../../../examples/scenarios/bursts.toml")),
     ("cold-join", include_str!("../../../examples/scenarios/cold-join.toml")),
     ("four-proxies", include_str!("../../../examples/scenarios/four-proxies.toml")),
     ("prefix-homogeneous", include_str!("../../../examples/scenarios/prefix-homogeneous.toml")),

@@ -104,6 +104,9 @@ pub enum TraceError {
         /// How many may be.
         allowed: u64,
     },
+    /// What there is of it is no trace.
+    #[error("fewer than two requests; {} lines are none: {}", .0.bad, listed(.0))]
+    None(Tally),
     /// There is nothing to repeat.
     #[error("fewer than two requests, or all at one time{0}")]
     Empty(&'static str),
@@ -139,6 +142,9 @@ impl Trace {
         }
         if tally.bad > bad_max {
             return Err(TraceError::Bad { tally, allowed: bad_max });
+        }
+        if tally.rows < 2 && tally.bad > 0 {
+            return Err(TraceError::None(tally));
         }
         let why = match (tally.left_out, sums.requests) {
             (1.., 0) => ": a recording without token counts says nothing about sizes",
