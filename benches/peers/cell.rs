@@ -129,9 +129,14 @@ impl Order {
             |index: usize| if self.contender.weighted { fleet.nodes[index].server.capacity_rps() } else { 1.0 };
         let address = |(index, node): (usize, &Emulator)| (node.addr(), weight(index));
         let nodes: Vec<(SocketAddr, f64)> = emulators.nodes().iter().enumerate().map(address).collect();
-        let wanted =
-            Wanted { policy: self.contender.policy, nodes: &nodes, clients: OUTSTANDING_MAX, one_thread: false };
-        let proxy = Proxy::launch(self.contender.kind, &wanted, Under::Nothing).await?;
+        let wanted = Wanted {
+            policy: self.contender.policy,
+            nodes: &nodes,
+            clients: OUTSTANDING_MAX,
+            one_thread: false,
+            one_process: false,
+        };
+        let proxy = Proxy::launch(self.contender.kind, &wanted, &Under::Nothing).await?;
         let run = Duration::from_secs(self.seconds);
         let spec = LoadSpec {
             ask: self.scenario.ask(),

@@ -13,13 +13,14 @@ use crate::config::{self, Wanted};
 use crate::contender::{ALL, Contender};
 use crate::peer::{Kind, version_in};
 use crate::scenario::Scenario;
-use crate::{machine, results, scenario, table};
+use crate::{machine, page, results, scenario, table};
 
 /// Runs every check; a false one panics.
 pub(crate) fn everything() -> Result<(), Failure> {
     machine::check();
     results::check()?;
     table::check();
+    page::check();
     versions();
     contenders();
     scenarios();
@@ -77,7 +78,8 @@ fn configurations() -> Result<(), Failure> {
     let nodes = [(address(9001), 10.25), (address(9002), 5.0)];
     for contender in ALL {
         let directory = tempfile::tempdir()?;
-        let wanted = Wanted { policy: contender.policy, nodes: &nodes, clients: 100, one_thread: false };
+        let wanted =
+            Wanted { policy: contender.policy, nodes: &nodes, clients: 100, one_thread: false, one_process: false };
         let launch = config::write(contender.kind, &wanted, address(8080), address(8081), directory.path())?;
         let mut all = launch.arguments.join(" ");
         for entry in std::fs::read_dir(directory.path())?.flatten() {

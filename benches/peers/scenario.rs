@@ -133,6 +133,12 @@ pub(crate) fn all() -> Vec<Scenario> {
             ..LLM
         },
         Scenario {
+            name: "llm-light",
+            about: "llm-mixed at 10 % load, which a router of a few requests a second can carry too",
+            load: 0.1,
+            ..LLM
+        },
+        Scenario {
             name: "cost",
             about: "100 short chat completions a second in one piece, which cost the nodes next to nothing",
             fleet: "plain-equal",

@@ -42,13 +42,13 @@ const MEAN: Of = |cell| cell.mean_s;
 const P99: Of = |cell| cell.p99_s;
 
 /// The cells of one scenario that are compared: the longest, valid ones.
-struct Scene<'a> {
+pub(crate) struct Scene<'a> {
     cells: Vec<&'a Cell>,
     invalid: usize,
 }
 
 impl<'a> Scene<'a> {
-    fn of(results: &'a Results, scenario: &str) -> Scene<'a> {
+    pub(crate) fn of(results: &'a Results, scenario: &str) -> Scene<'a> {
         let all = || results.cells.iter().filter(|cell| cell.scenario == scenario);
         let seconds = all().map(|cell| cell.seconds).max().unwrap_or_default();
         let (cells, invalid): (Vec<_>, Vec<_>) =
@@ -56,7 +56,7 @@ impl<'a> Scene<'a> {
         Scene { cells, invalid: invalid.len() }
     }
 
-    fn contenders(&self) -> Vec<&'a str> {
+    pub(crate) fn contenders(&self) -> Vec<&'a str> {
         let mut names: Vec<&str> = Vec::new();
         let order = crate::contender::ALL.map(|contender| contender.name());
         let mut cells = self.cells.clone();
@@ -69,7 +69,7 @@ impl<'a> Scene<'a> {
         names
     }
 
-    fn runs(&self, contender: &str) -> Vec<&'a Cell> {
+    pub(crate) fn runs(&self, contender: &str) -> Vec<&'a Cell> {
         self.cells.iter().copied().filter(|cell| cell.contender == contender).collect()
     }
 
@@ -99,7 +99,7 @@ fn ratio_text(ratio: Option<Ratio>) -> String {
     }
 }
 
-const COLUMNS: [&str; 14] = [
+pub(crate) const COLUMNS: [&str; 14] = [
     "contender",
     "runs",
     "requests",
@@ -116,17 +116,15 @@ const COLUMNS: [&str; 14] = [
     "late ms",
 ];
 
-/// The table of one scenario; ratios are to `reference`.
-fn table(scene: &Scene<'_>, reference: &str) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(COLUMNS);
-    for name in scene.contenders() {
+/// The rows of one scenario; ratios are to `reference`.
+pub(crate) fn rows(scene: &Scene<'_>, reference: &str) -> Vec<Vec<String>> {
+    let row = |name: &str| {
         let runs = scene.runs(name);
         let sum = |of: fn(&Cell) -> usize| runs.iter().map(|cell| of(cell)).sum::<usize>();
         let (requests, errors) = (sum(|cell| cell.requests), sum(|cell| cell.errors + cell.not_sent));
         let at_least = if scene.is_lower_bound(name) { ">" } else { "" };
         let ms = |of: Of| format!("{at_least}{}", figure(scene.average(name, of).map(|seconds| seconds * 1e3), 0));
-        table.add_row([
+        vec![
             name.to_owned(),
             runs.len().to_string(),
             requests.to_string(),
@@ -141,8 +139,16 @@ fn table(scene: &Scene<'_>, reference: &str) -> Table {
             figure(scene.average(name, |cell| Some(cell.cpu_us)), 0),
             figure(scene.average(name, |cell| Some(cell.rss_peak_bytes as f64 / 1e6)), 0),
             figure(scene.average(name, |cell| Some(cell.late_p99_s * 1e3)), 1),
-        ]);
-    }
+        ]
+    };
+    scene.contenders().into_iter().map(row).collect()
+}
+
+/// The same as text.
+fn table(scene: &Scene<'_>, reference: &str) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(COLUMNS);
+    table.add_rows(rows(scene, reference));
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -192,13 +198,23 @@ fn notes(scene: &Scene<'_>) -> Vec<String> {
     notes
 }
 
+/// What is to be said below the rows of a scenario: targets first.
+pub(crate) fn remarks(scene: &Scene<'_>, scenario: &str) -> Vec<String> {
+    targets(scene, scenario).into_iter().chain(notes(scene)).collect()
+}
+
+/// On which machine, and what ratios are to.
+pub(crate) fn about(results: &Results, reference: &str) -> String {
+    format!("{}; ratios to {reference}, 95 % intervals over paired seeds", results.machine)
+}
+
 /// Everything, as text.
 pub(crate) fn render(results: &Results, reference: &str) -> String {
-    let mut text = format!("{}; ratios to {reference}, 95 % intervals over paired seeds\n", results.machine);
+    let mut text = about(results, reference) + "\n";
     for (scenario, about) in &results.scenarios {
         let scene = Scene::of(results, scenario);
         text += &format!("\n{scenario}: {about}\n{}\n", table(&scene, reference));
-        for line in targets(&scene, scenario).into_iter().chain(notes(&scene)) {
+        for line in remarks(&scene, scenario) {
             text += &format!("  {line}\n");
         }
     }

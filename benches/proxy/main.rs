@@ -22,14 +22,15 @@ mod node;
 mod peer;
 mod perf;
 mod process;
+mod program;
 mod section;
 
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
 
 use self::peer::Kind;
+use self::program::told_to_stop;
 use self::section::{Section, print_json, print_text};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -130,16 +131,6 @@ async fn measure(args: &Args, kinds: &[Kind], mut tell: impl FnMut(Section)) -> 
         tell(disconnect::measure(kinds).await?);
     }
     Ok(())
-}
-
-/// Returns on Ctrl-C or SIGTERM.
-async fn told_to_stop() -> Result<(), Failure> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    Err("stopped by a signal".into())
 }
 
 fn run(args: &Args) -> Result<(), Failure> {

@@ -3,30 +3,19 @@
 //! Configurations are as alike as the programs allow: one thread, round robin, keep-alive on both sides without a bound
 //! on requests, an `X-Forwarded-For` header, no access log, connects checked every 5 s where the program can. Bellwether
 //! runs its defaults besides, so it also looks into bodies, makes request ids and keeps metrics, which the others do not.
-//! A process ends when its [`Proxy`] is dropped, also by a panic.
 
 use std::fmt::{self, Display, Write};
-use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-use tempfile::TempDir;
-use tokio::time::{sleep, timeout};
+use std::time::Duration;
 
 use crate::Failure;
-use crate::client::{Client, get};
-use crate::process::{signal, tree};
+use crate::program::{Running, free_addresses, home};
+pub(crate) use crate::program::{Site, Under, find_program};
 
 /// A process may take so long to answer; under callgrind everything is slow.
 const START_WAIT: Duration = Duration::from_secs(30);
-/// A process may take so long to end before it is killed; callgrind writes its file then.
-const END_WAIT: Duration = Duration::from_secs(10);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Directories where servers are installed although they are in few users' `PATH`.
-const SYSTEM_DIRECTORIES: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
 
 /// Which proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,16 +29,6 @@ impl Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
-}
-
-/// What a configuration depends on.
-#[derive(Clone, Debug)]
-pub(crate) struct Site {
-    pub(crate) nodes: Vec<SocketAddr>,
-    /// Clients at once that there must be room for.
-    pub(crate) clients: usize,
-    /// Long bodies and streams: nginx must not buffer them, HAProxy must notice that a client is gone.
-    pub(crate) streams: bool,
 }
 
 impl Kind {
@@ -95,13 +74,6 @@ impl Kind {
         };
         words.iter().map(|&word| word.to_owned()).collect()
     }
-}
-
-/// Looks in `PATH` and where servers are.
-pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let directories = std::env::split_paths(&path).chain(SYSTEM_DIRECTORIES.map(PathBuf::from));
-    directories.map(|directory| directory.join(name)).find(|program| program.is_file())
 }
 
 fn bellwether(site: &Site, listen: SocketAddr, admin: SocketAddr) -> String {
@@ -179,25 +151,13 @@ pub(crate) fn show_configs() -> String {
     text
 }
 
-/// Under which a proxy runs.
-#[derive(Clone, Debug)]
-pub(crate) enum Under {
-    /// Nothing.
-    Nothing,
-    /// One core.
-    Core(u32),
-    /// Another program, with these arguments, that needs a single process.
-    Program(PathBuf, Vec<String>),
-}
-
 /// A running proxy.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) kind: Kind,
     /// Where clients connect.
     pub(crate) address: SocketAddr,
-    child: Child,
-    directory: TempDir,
+    running: Running,
 }
 
 impl Proxy {
@@ -205,89 +165,23 @@ impl Proxy {
     pub(crate) async fn start(kind: Kind, site: &Site, under: &Under) -> Result<Proxy, Failure> {
         let program =
             kind.program().ok_or_else(|| format!("{kind} is not installed: apt install {}", kind.package()))?;
-        let directory = tempfile::tempdir()?;
-        // nginx's worker is another user's process when we are root.
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
+        let directory = home()?;
         let [address, admin] = free_addresses()?;
         let config = directory.path().join("proxy.conf");
         fs::write(&config, kind.config(site, address, admin, directory.path()))?;
-        let mut command = match under {
-            Under::Nothing => Command::new(&program),
-            Under::Core(core) => {
-                let mut command = Command::new("taskset");
-                command.arg("-c").arg(core.to_string()).arg(&program);
-                command
-            }
-            Under::Program(outer, arguments) => {
-                let mut command = Command::new(outer);
-                command.args(arguments).arg(&program);
-                command
-            }
-        };
-        command.args(kind.arguments(&config, directory.path(), matches!(under, Under::Program(..))));
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("BELLWETHER_")) {
-            command.env_remove(name);
-        }
-        let log = File::create(directory.path().join("output.log"))?;
-        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-        let mut proxy = Proxy { kind, address, child, directory };
-        proxy.wait_until_ready().await?;
-        Ok(proxy)
-    }
-
-    async fn wait_until_ready(&mut self) -> Result<(), Failure> {
-        let start = Instant::now();
-        let probe = get("/health");
-        let mut last = String::new();
-        while start.elapsed() < START_WAIT {
-            if let Some(status) = self.child.try_wait()? {
-                return Err(format!("{} ended with {status}: {}", self.kind, self.output()).into());
-            }
-            let ask = async { Client::connect(self.address).await?.ask(&probe).await };
-            match timeout(START_WAIT, ask).await? {
-                Ok(_) => return Ok(()),
-                Err(error) => last = error.to_string(),
-            }
-            sleep(LOOK_EVERY).await;
-        }
-        Err(format!("{} did not get ready: {last}; it said: {}", self.kind, self.output()).into())
-    }
-
-    fn output(&self) -> String {
-        fs::read_to_string(self.directory.path().join("output.log")).unwrap_or_default()
+        let arguments = kind.arguments(&config, directory.path(), under.wants_one_process());
+        let mut running = Running::start(&program, under, directory, &arguments, &[])?;
+        running.until_ready(kind.name(), (address, Some("/health")), START_WAIT).await?;
+        Ok(Proxy { kind, address, running })
     }
 
     /// The process that was started.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.running.pid()
     }
 
     /// That process and its children.
     pub(crate) fn pids(&self) -> Vec<u32> {
-        tree(self.child.id())
+        self.running.pids()
     }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let pids = self.pids();
-        signal(&[self.pid()], "TERM");
-        let start = Instant::now();
-        while start.elapsed() < END_WAIT {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            std::thread::sleep(LOOK_EVERY);
-        }
-        signal(&pids, "KILL");
-        let _ = self.child.wait();
-    }
-}
-
-/// Two ports that are free now; HAProxy and nginx cannot say which one they took.
-fn free_addresses() -> Result<[SocketAddr; 2], Failure> {
-    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    // Both are held until both are known, or they could be the same.
-    let listeners = (bind()?, bind()?);
-    Ok([listeners.0.local_addr()?, listeners.1.local_addr()?])
 }

@@ -44,6 +44,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) clients: usize,
     /// Instead of as many as the program takes by itself.
     pub(crate) one_thread: bool,
+    /// Where something else must see all of it; for those that start others by themselves.
+    pub(crate) one_process: bool,
 }
 
 /// How a program is called.
@@ -92,7 +94,12 @@ fn launch(kind: Kind, wanted: &Wanted<'_>, listen: SocketAddr, admin: SocketAddr
     let (home, port) = (directory.display().to_string(), listen.port().to_string());
     match kind {
         Kind::Bellwether => Launch::with(&["run", "--config", &path("bellwether.toml")]),
-        Kind::Nginx => Launch::with(&["-p", &home, "-c", &path("nginx.conf")]),
+        Kind::Nginx => {
+            let mut launch = Launch::with(&["-p", &home, "-c", &path("nginx.conf")]);
+            let alone = ["-g", "master_process off;"].map(str::to_owned);
+            launch.arguments.extend(alone.into_iter().filter(|_| wanted.one_process));
+            launch
+        }
         Kind::Haproxy => Launch::with(&["-db", "-f", &path("haproxy.cfg")]),
         Kind::Envoy => {
             let mut launch = Launch::with(&["-c", &path("envoy.json"), "--disable-hot-restart", "--log-level", "warn"]);
@@ -141,7 +148,7 @@ pub(crate) fn show() -> String {
     let mut text = String::new();
     for contender in ALL {
         let nodes = if contender.weighted { &nodes } else { &equal };
-        let wanted = Wanted { policy: contender.policy, nodes, clients: 4_096, one_thread: false };
+        let wanted = Wanted { policy: contender.policy, nodes, clients: 4_096, one_thread: false, one_process: false };
         let (listen, admin, home) = (address(8080), address(8081), Path::new("/tmp/bench"));
         let Launch { arguments, environment } = launch(contender.kind, &wanted, listen, admin, home);
         let environment: String = environment.iter().map(|(name, value)| format!("{name}={value} ")).collect();
