@@ -18,16 +18,17 @@ fn recorded(dir: &Path, scenario: &str, policy: &str, load: &str, seconds: &str)
 #[test]
 fn advice_of_a_recorded_run_is_one_page_of_text_one_object_and_one_document() {
     let dir = tempfile::tempdir().unwrap();
-    let path = recorded(dir.path(), "plain-mixed", "adaptive", "0.3", "40");
+    let path = recorded(dir.path(), "plain-mixed", "adaptive", "0.3", "20");
     let page = dir.path().join("advice.html");
-    let asked = ["--policies", "least-connections,round-robin", "--seeds", "2", "--slo", "p99=2s"];
-    let text = run(bellwether(&["advise", "--from-recording", &path, "--report"]).arg(&page).args(asked));
+    let asked = ["--policies", "least-connections,round-robin", "--seeds", "2"];
+    let text =
+        run(bellwether(&["advise", "--from-recording", &path, "--slo", "p99=2s", "--report"]).arg(&page).args(asked));
     assert_eq!(text.code, Some(0), "{}", text.err);
     for said in [
         "1. How well does the emulation repeat the recording",
         "3. Best for this traffic:",
         "4. Capacity for requests of this mix",
-        "5. How far does it reach (p99=2s",
+        "5. How far does it reach (",
         "6. What one more node would bring",
         "7. What the logged chances say by themselves",
         "Not seen here: a policy changes the loads that it meets.",
@@ -42,8 +43,8 @@ fn advice_of_a_recorded_run_is_one_page_of_text_one_object_and_one_document() {
     assert_eq!(advice["capacities"].as_array().map(Vec::len), Some(8));
     assert_eq!(advice["report"]["rows"].as_array().map(Vec::len), Some(3));
     let off_policy = &advice["off_policy"];
-    assert!(off_policy["attempts"].as_u64() > Some(5_000) && off_policy["untold"] == 0, "{off_policy}");
-    assert!(off_policy["explored"].as_u64() > Some(20), "{off_policy}");
+    assert!(off_policy["attempts"].as_u64() > Some(2_500) && off_policy["untold"] == 0, "{off_policy}");
+    assert!(off_policy["explored"].as_u64() > Some(5), "{off_policy}");
 }
 
 #[test]
