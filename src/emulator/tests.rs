@@ -81,6 +81,22 @@ async fn a_stream_delivers_each_token_before_the_next_is_computed() {
 }
 
 #[tokio::test]
+async fn a_prompt_that_goes_on_where_another_ended_is_told_as_cached() {
+    let spec = EmulatorSpec::new("node", ServerSpec::Batch(BatchSpec::new(0.010, 0.0, 1e6, 4)));
+    let emulator = Emulator::start(EmulatorSpec { cache_tokens: Some(10_000), ..spec.manual() }, 1).await;
+    let emulator = emulator.expect("a free port");
+    let ask = |messages: &[Value]| post("/v1/chat/completions", &json!({"messages": messages}));
+    let question = json!({"role": "user", "content": format!("{}[output=100]", "q".repeat(1_011))});
+    let answer = json!({"role": "assistant", "content": openai::TOKEN.repeat(100)});
+    // 1,023 bytes of question and 400 of answer: blocks of 256 bytes, which are 64 tokens.
+    let (first, again, second) = ([question.clone()], [question.clone()], [question, answer]);
+    for (messages, cached) in [(&first[..], 0), (&again[..], 192), (&second[..], 320)] {
+        let told = json_of(send_and_step(&emulator, ask(messages)).await).await;
+        assert_eq!(told["usage"]["prompt_tokens_details"]["cached_tokens"], cached);
+    }
+}
+
+#[tokio::test]
 async fn a_whole_answer_has_the_length_that_the_text_asked_for() {
     let emulator = batch(4).await;
     let answer = json_of(send_and_step(&emulator, chat(37, false)).await).await;
