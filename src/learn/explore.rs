@@ -14,10 +14,12 @@ pub fn level(weight: f64) -> u8 {
     ((weight.max(0.0) + 1.0).log2() as u8).min(LEVELS as u8 - 1)
 }
 
-/// The probability of exploring with a prompt of that many tokens.
-pub fn epsilon(configured: f64, prompt_tokens: f64, mean_prompt_tokens: f64) -> f64 {
+/// The probability of exploring with a prompt of that many tokens, so many of which some node is expected to hold: what
+/// would have to be read again elsewhere is the price of an experiment, and others cost less.
+pub fn epsilon(configured: f64, prompt_tokens: f64, held_tokens: f64, mean_prompt_tokens: f64) -> f64 {
     let small = if prompt_tokens > mean_prompt_tokens { mean_prompt_tokens / prompt_tokens } else { 1.0 };
-    let epsilon = configured * small;
+    let new = if held_tokens > 0.0 { (1.0 - held_tokens / prompt_tokens).max(0.0) } else { 1.0 };
+    let epsilon = configured * small * new;
     if epsilon.is_finite() { epsilon.clamp(0.0, 1.0) } else { 0.0 }
 }
 
@@ -98,10 +100,14 @@ mod tests {
     }
 
     #[test]
-    fn large_requests_explore_less_and_nothing_is_not_a_number() {
-        assert_eq!(epsilon(0.01, 500.0, 1000.0), 0.01);
-        assert!((epsilon(0.01, 4000.0, 1000.0) - 0.0025).abs() < 1e-12);
-        assert_eq!(epsilon(f64::NAN, 1.0, 1.0), 0.0);
+    fn large_requests_and_those_that_leave_a_cache_behind_explore_less_and_nothing_is_not_a_number() {
+        assert_eq!(epsilon(0.01, 500.0, 0.0, 1000.0), 0.01);
+        assert!((epsilon(0.01, 4000.0, 0.0, 1000.0) - 0.0025).abs() < 1e-12);
+        assert!((epsilon(0.01, 500.0, 400.0, 1000.0) - 0.002).abs() < 1e-12);
+        assert_eq!(epsilon(0.01, 500.0, 501.0, 1000.0), 0.0);
+        assert_eq!(epsilon(0.01, 0.0, 0.0, 0.0), 0.01);
+        assert_eq!(epsilon(0.01, 0.0, 1.0, 0.0), 0.0);
+        assert_eq!(epsilon(f64::NAN, 1.0, 0.0, 1.0), 0.0);
         assert_eq!(level(f64::NAN), 0);
         assert_eq!(level(f64::INFINITY), 15);
         assert_eq!(Census::of(&[UNEXPLORED; 3]).shares(), [0.0; PLACES]);

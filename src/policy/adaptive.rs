@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use crate::clock::Time;
 use crate::fleet::Node;
-use crate::learn::explore::{Census, PLACES, UNEXPLORED, epsilon};
+use crate::learn::explore::{Census, PLACES, UNEXPLORED};
 use crate::learn::lane::{Lane, LanesOf};
 use crate::learn::{Fallback, How, Knobs, Learned, NodeLearned, NodeLoad, Prediction, Predictor, Target};
 use crate::node::NODES_MAX;
@@ -24,7 +24,7 @@ use crate::outcome::Sample;
 use crate::policy::{Candidate, Context, Expected, Policy, least_of, share_minimum};
 
 pub use assess::{Assessment, Held, assess_all};
-use assess::{ask, ask_at, assess, held, knobs, load_of, load_without, score};
+use assess::{ask, ask_at, assess, explored_share, held, knobs, load_of, load_without, score};
 
 /// The least time that a score is made of: a penalty must have something to multiply.
 const SCORE_MIN_S: f64 = 1e-6;
@@ -162,9 +162,7 @@ impl Adaptive {
         if least == f64::INFINITY {
             return false;
         }
-        let mean_prompt = predictor.expectations.overall().prompt_tokens();
-        let epsilon = epsilon(knobs.explore, f64::from(ctx.shape.prompt_tokens), mean_prompt);
-        share(out, least, epsilon, levels);
+        share(out, least, explored_share(predictor, &knobs, ctx), levels);
         true
     }
 }

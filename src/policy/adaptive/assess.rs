@@ -3,6 +3,7 @@
 
 use crate::clock::Time;
 use crate::fleet::Node;
+use crate::learn::explore::epsilon;
 use crate::learn::features::PROMPT_UNIT;
 use crate::learn::silence::{PATIENCE_MIN, Quiet, patience_s};
 use crate::learn::{Ask, How, Knobs, Learned, NodeLearned, NodeLoad, Prediction, Predictor};
@@ -59,6 +60,17 @@ impl Assessment {
 pub(super) fn ask(predictor: &Predictor, ctx: &Context<'_>) -> Ask {
     let shape = ctx.shape;
     predictor.ask(shape.kind, shape.streaming, shape.prompt_tokens, shape.output_tokens_max)
+}
+
+/// The probability with which the request explores.
+#[inline]
+pub(super) fn explored_share(predictor: &Predictor, knobs: &Knobs, ctx: &Context<'_>) -> f64 {
+    let mean_prompt = predictor.expectations.overall().prompt_tokens();
+    let held = match ctx.shape.prefix.blocks() {
+        [] => 0.0,
+        _ => ctx.candidates.iter().map(|candidate| candidate.cached).fold(0.0, f32::max),
+    };
+    epsilon(knobs.explore, f64::from(ctx.shape.prompt_tokens), f64::from(held), mean_prompt)
 }
 
 /// What is asked of a candidate: it need not read what is in its cache.

@@ -5,8 +5,8 @@
 //! exact chance of every candidate for another `social` and another rate of exploration. Nothing is predicted anew
 //! then: what was thought of the nodes stays as it was.
 
-use super::{SCORE_MIN_S, ask, assess_all, knobs, share};
-use crate::learn::explore::{UNEXPLORED, epsilon};
+use super::{SCORE_MIN_S, ask, assess_all, explored_share, knobs, share};
+use crate::learn::explore::UNEXPLORED;
 use crate::learn::{Knobs, Learned, Prediction};
 use crate::policy::{Context, least_of};
 
@@ -54,8 +54,7 @@ impl Grounds {
         if nodes.iter().all(|node| node.own_s.is_infinite()) {
             return None;
         }
-        let mean_prompt = predictor.expectations.overall().prompt_tokens();
-        let explore = epsilon(knobs.explore, f64::from(ctx.shape.prompt_tokens), mean_prompt);
+        let explore = explored_share(predictor, &knobs, ctx);
         Some(Grounds { social: knobs.social, explore, nodes })
     }
 

@@ -149,8 +149,7 @@ fn weigh_plainly(policy: &Adaptive, ctx: &Context<'_>) -> Option<Vec<f64>> {
         return None;
     }
     let knobs = policy.learned.knobs();
-    let mean_prompt = policy.learned.predictor()?.expectations.overall().prompt_tokens();
-    let epsilon = epsilon(knobs.explore, f64::from(ctx.shape.prompt_tokens), mean_prompt);
+    let epsilon = explored_share(&*policy.learned.predictor()?, &knobs, ctx);
     let open: Vec<&Assessment> = seen.iter().filter(|seen| seen.explorable).collect();
     let part = |own: &Assessment| {
         if !own.explorable {
