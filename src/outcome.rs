@@ -203,6 +203,17 @@ pub struct Sample {
     pub outcome: Outcome,
 }
 
+impl Sample {
+    /// What the response told of cached tokens, as the request was measured: it counts tokens, the request was
+    /// measured in bytes.
+    pub fn told_cached(&self) -> Option<f64> {
+        let told = f64::from(self.usage_cached_tokens?);
+        let counted = f64::from(self.usage_prompt_tokens.unwrap_or(0));
+        let scale = if counted > 0.0 { f64::from(self.prompt_tokens) / counted } else { 1.0 };
+        Some(told * scale)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -41,7 +41,8 @@ pub(super) fn coefficient(target: Target, column: usize, seconds: f64) -> String
         (Target::FirstByte, 0) => format!("the first byte takes {time} by itself"),
         (Target::FirstByte, 1) => format!("each 1,000 tokens of the own prompt add {time} to the first byte"),
         (Target::FirstByte, 2) => format!("each 1,000 prompt tokens that wait there add {time} to the first byte"),
-        (Target::FirstByte, _) => format!("each place in the queue for a slot adds {time} to the first byte"),
+        (Target::FirstByte, 3) => format!("each place in the queue for a slot adds {time} to the first byte"),
+        (Target::FirstByte, _) => format!("each 1,000 prompt tokens in the cache add {time} to the first byte"),
         (Target::Gap, 0) => format!("a gap between two events takes {time} by itself"),
         (Target::Gap, _) => format!("each request in flight adds {time} to each gap"),
     }

@@ -99,7 +99,7 @@ impl Balancer {
         }
         let mut found = Found::default();
         self.recall(shape, now, &mut found);
-        note_recall(&fleet, shape, &found, &mut candidates);
+        note_recall(&self.learned, &fleet, shape, &found, &mut candidates);
         let mut probabilities = vec![0.0; candidates.len()];
         let mut rejection = None;
         if candidates.is_empty() {

@@ -334,7 +334,7 @@ impl Balancer {
             let panic_below = self.care.load().ejection.panic_below;
             let panics = gather(&fleet, now, shape, tried, tokens, panic_below, candidates);
             let watched = !active.router.is_learned() && self.leave_out_silent(&fleet, now, candidates);
-            note_recall(&fleet, shape, found, candidates);
+            note_recall(&self.learned, &fleet, shape, found, candidates);
             weights.clear();
             weights.resize(candidates.len(), 0.0);
             let context = Context { now, shape, fleet: &fleet, candidates };

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use crate::balancer::Balancer;
 use crate::clock::Time;
 use crate::fleet::{Fleet, Node};
+use crate::learn::Learned;
+use crate::learn::reuse::Chances;
 use crate::outcome::{Recall, Sample};
 use crate::policy::Candidate;
 use crate::prefix::{Found, Memory, Use};
@@ -39,7 +41,12 @@ impl Balancer {
 
     #[inline(never)]
     fn look(&self, shape: &RequestShape, now: Time, found: &mut Found) {
-        self.prefixes.load().look(&shape.prefix, now, found, |_, _| 1.0);
+        let learned = self.learned.load();
+        let unknown = Chances::default();
+        self.prefixes.load().look(&shape.prefix, now, found, |slot, extent| match learned.as_deref() {
+            Some(predictor) => predictor.chance(slot, extent),
+            None => unknown.of(extent),
+        });
     }
 
     /// The prompt is sent to `node`, which had so many blocks of it.
@@ -68,14 +75,144 @@ impl Balancer {
 
 /// Tells the candidates what was found.
 #[inline]
-pub(super) fn note_recall(fleet: &Fleet, shape: &RequestShape, found: &Found, candidates: &mut [Candidate]) {
+pub(super) fn note_recall(
+    learned: &Learned,
+    fleet: &Fleet,
+    shape: &RequestShape,
+    found: &Found,
+    candidates: &mut [Candidate],
+) {
     if found.is_empty() {
         return;
     }
-    let most = shape.prompt_tokens as f32;
+    let (most, learned) = (shape.prompt_tokens as f32, learned.load());
     for candidate in candidates {
-        let recall = found.at(fleet.nodes()[candidate.index as usize].slot).recall;
-        candidate.matched = recall.matched_tokens.min(most);
-        candidate.cached = recall.held_tokens.min(candidate.matched);
+        let node = &fleet.nodes()[candidate.index as usize];
+        let recall = found.at(node.slot).recall;
+        if recall.matched_tokens > 0.0 {
+            let worth = learned.as_deref().map_or(1.0, |predictor| predictor.node(node.slot, node.id).worth());
+            candidate.matched = recall.matched_tokens.min(most);
+            candidate.cached = recall.held_tokens.min(candidate.matched) * worth as f32;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balancer::{Scratch, Ticket, Verdict};
+    use crate::clock::Clock;
+    use crate::node::NodeSpec;
+    use crate::outcome::{Censor, Failure, Outcome};
+    use crate::policy::PolicyId;
+    use crate::request::Prefix;
+
+    const DONE: Outcome = Outcome::Completed { status: 200 };
+
+    fn balancer(nodes: usize) -> Arc<Balancer> {
+        let specs = (0..nodes).map(|at| NodeSpec::new(format!("http://n{at}")));
+        let fleet = specs.fold(Fleet::default(), |fleet, spec| fleet.with(spec).expect("free name"));
+        let policy = PolicyId::named("least-connections").expect("known");
+        Arc::new(Balancer::new(fleet, policy, Clock::manual(), Vec::new()))
+    }
+
+    fn shape(blocks: std::ops::Range<u64>) -> RequestShape {
+        let hashes: Vec<u64> = blocks.map(crate::node::scramble).collect();
+        let prompt_tokens = hashes.len() as u32 * 64 + 30;
+        RequestShape { prompt_tokens, prefix: Prefix::new(hashes, 64.0), ..RequestShape::default() }
+    }
+
+    fn send(balancer: &Arc<Balancer>, shape: &RequestShape) -> Ticket {
+        match balancer.decide(Time::ZERO, shape, &[], &mut Scratch::with_seed(1)) {
+            Verdict::Go(ticket) => ticket,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What matched at each candidate.
+    fn matched(balancer: &Balancer, shape: &RequestShape) -> Vec<f32> {
+        balancer.dry_run(Time::ZERO, shape, None).candidates.iter().map(|candidate| candidate.matched).collect()
+    }
+
+    #[test]
+    fn a_follow_up_is_known_where_the_first_one_went_and_the_ledger_counts_what_is_new() {
+        let balancer = balancer(2);
+        let mut first = send(&balancer, &shape(0..10));
+        let (own, ledger) = (first.node().slot as usize, Arc::clone(&first.node().live));
+        assert_eq!(ledger.ledger.waiting_prompt_tokens(), 670, "nothing was known");
+        first.first_byte(Time::ZERO);
+        let seen = matched(&balancer, &shape(0..12));
+        assert_eq!((seen[own], seen[1 - own]), (640.0, 0.0));
+        // The other one is idle, and then both are alike.
+        let second = send(&balancer, &shape(0..12));
+        assert_ne!(second.node().slot as usize, own);
+        let third = send(&balancer, &shape(0..12));
+        let recall = third.sample().recall;
+        assert_eq!(recall.matched_tokens, if third.node().slot as usize == own { 640.0 } else { 768.0 });
+        assert!(recall.cached_tokens > 0.9 * recall.matched_tokens, "nothing came in between");
+        let waiting: u64 = balancer.fleet().nodes().iter().map(|node| node.live.ledger.waiting_prompt_tokens()).sum();
+        assert_eq!(waiting, 798 + recall.uncached(798) as u64);
+        for ticket in [first, second, third] {
+            ticket.finish(Time::ZERO, DONE);
+        }
+        let nodes = balancer.fleet();
+        assert!(nodes.nodes().iter().all(|node| node.live.ledger.waiting_prompt_tokens() == 0));
+    }
+
+    #[test]
+    fn what_ended_without_a_first_byte_left_nothing_there() {
+        let ends = [Outcome::Failed(Failure::Status(500)), Outcome::Censored(Censor::ClientGone)];
+        for outcome in ends {
+            let balancer = balancer(1);
+            let mut first = send(&balancer, &shape(0..4));
+            first.first_byte(Time::ZERO);
+            first.finish(Time::ZERO, DONE);
+            send(&balancer, &shape(0..10)).finish(Time::ZERO, outcome);
+            assert_eq!(matched(&balancer, &shape(0..10)), [256.0], "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_lost_all_it_was_doing_fell_or_was_replaced_is_forgotten() {
+        let told = || {
+            let balancer = balancer(1);
+            let mut first = send(&balancer, &shape(0..4));
+            first.first_byte(Time::ZERO);
+            first.finish(Time::ZERO, DONE);
+            assert_eq!(matched(&balancer, &shape(0..4)), [256.0]);
+            balancer
+        };
+        let lost = told();
+        let (one, other) = (send(&lost, &shape(20..22)), send(&lost, &shape(30..32)));
+        one.finish(Time::ZERO, Outcome::Failed(Failure::Broken));
+        assert_eq!(matched(&lost, &shape(0..4)), [256.0], "one of two broke");
+        other.finish(Time::ZERO, Outcome::Failed(Failure::Broken));
+        assert_eq!(matched(&lost, &shape(0..4)), [0.0]);
+
+        let fell = told();
+        let node = Arc::clone(&fell.fleet().nodes()[0]);
+        (0..9).for_each(|_| _ = fell.checked(&node, false));
+        (0..9).for_each(|_| _ = fell.checked(&node, true));
+        assert_eq!(matched(&fell, &shape(0..4)), [0.0]);
+
+        let replaced = told();
+        let moved = NodeSpec { url: "http://elsewhere".into(), ..NodeSpec::clone(&node.spec) };
+        replaced.change_fleet(|fleet| fleet.with_changed(moved)).expect("known");
+        assert_eq!(matched(&replaced, &shape(0..4)), [0.0]);
+    }
+
+    #[test]
+    fn a_request_without_a_known_prefix_touches_no_memory_and_allocates_nothing() {
+        let balancer = balancer(4);
+        let (unknown, mut scratch) =
+            (RequestShape { prompt_tokens: 100, ..RequestShape::default() }, Scratch::with_seed(1));
+        let mut decide = || match balancer.decide(Time::ZERO, &unknown, &[], &mut scratch) {
+            Verdict::Go(ticket) => drop(ticket.finish(Time::ZERO, DONE)),
+            other => panic!("{other:?}"),
+        };
+        decide();
+        let used = allocation_counter::measure(|| (0..100).for_each(|_| decide()));
+        assert_eq!(used.count_total, 0);
+        assert_eq!(balancer.prefixes().fill().bytes, 0);
     }
 }

@@ -190,6 +190,11 @@ impl Ticket {
         self.sample.output_tokens = output_tokens.or(self.sample.output_tokens);
     }
 
+    /// The response told how many tokens of the prompt came from the node's cache.
+    pub fn usage_cached(&mut self, tokens: Option<u32>) {
+        self.sample.usage_cached_tokens = tokens.or(self.sample.usage_cached_tokens);
+    }
+
     /// Says what it means if the ticket is dropped from now on: asked when it is, as a client that leaves and a panic of
     /// the caller look the same from here.
     pub fn dropped_means(&mut self, meaning: fn() -> Censor) {

@@ -5,6 +5,7 @@ use crate::learn::drift::Drift;
 use crate::learn::features::TARGETS;
 use crate::learn::guard::Baseline;
 use crate::learn::predictor::Factors;
+use crate::learn::reuse::Seen;
 use crate::learn::slots::Slots;
 use crate::learn::stats::Stats;
 use crate::learn::store::Store;
@@ -52,6 +53,8 @@ pub(super) struct Entry {
     pub(super) limit: u32,
     pub(super) largest: f64,
     pub(super) gaps: Gaps,
+    /// What was seen of its cache.
+    pub(super) reuse: Seen,
     drift: [Drift; TARGETS],
     drift_at: Time,
 }
@@ -68,6 +71,7 @@ impl Entry {
             limit: IN_FLIGHT_MAX,
             largest: 0.0,
             gaps: Gaps::default(),
+            reuse: Seen::default(),
             drift: [Drift::default(); TARGETS],
             drift_at: now,
         }
@@ -80,6 +84,7 @@ impl Entry {
         for drift in &mut self.drift {
             drift.decay(seconds);
         }
+        self.reuse.fade(seconds);
         self.largest *= (-seconds / LARGEST_TAU_S).exp();
     }
 
@@ -104,5 +109,6 @@ impl Entry {
         self.speed = [1.0; TARGETS];
         self.drift = [Drift::default(); TARGETS];
         self.baseline = Baseline::default();
+        self.reuse = Seen::default();
     }
 }

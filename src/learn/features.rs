@@ -73,6 +73,7 @@ const FIRST_BYTE: &[Column] = &[
     column("prompt", "s per 1000 tokens"),
     column("waiting prompts", "s per 1000 tokens"),
     column("place in the queue for a slot", "s"),
+    column("cached prompt", "s per 1000 tokens"),
 ];
 const GAP: &[Column] = &[column("base", "s"), column("in flight", "s")];
 
@@ -135,10 +136,26 @@ pub fn total_tokens(n: f64, prompt: f64, output: f64) -> Row {
     [1.0, n, prompt, output, output * n, output * above(n, 16.0)]
 }
 
-/// [`Target::FirstByte`]: own prompt, waiting prompts, and the place in the queue for a slot.
+/// [`Target::FirstByte`]: own prompt without what the node is expected to hold of it, waiting prompts in the same way, the
+/// place in the queue for a slot, and what the node is expected to hold.
+///
+/// The last is what makes a cache's worth known where nobody tells of it: where a held token costs as much as another, there
+/// is no cache. The coefficient of the prompt is right in either case, as both parts of a prompt have their own.
 #[inline]
-pub fn first_byte(prompt: f64, waiting_prompt: f64, place: f64) -> Row {
-    [1.0, prompt, waiting_prompt, place, 0.0, 0.0]
+pub fn first_byte(prompt: f64, waiting_prompt: f64, place: f64, held: f64) -> Row {
+    [1.0, prompt, waiting_prompt, place, held, 0.0]
+}
+
+/// What a held token is worth by the coefficients of a first byte: the share of a token's cost that it spares, 0..=1.
+pub fn worth(first_byte: &Row) -> f64 {
+    let [_, prompt, _, _, held, _] = *first_byte;
+    if prompt > held {
+        1.0 - held / prompt
+    } else if prompt > 0.0 {
+        0.0
+    } else {
+        1.0
+    }
 }
 
 /// [`Target::Gap`]: `n` in flight.
@@ -166,7 +183,7 @@ mod tests {
 
     #[test]
     fn rows_fill_exactly_the_columns_that_are_named() {
-        let rows = [total(99.0), total_tokens(99.0, 1.0, 1.0), first_byte(1.0, 1.0, 1.0), gap(9.0)];
+        let rows = [total(99.0), total_tokens(99.0, 1.0, 1.0), first_byte(1.0, 1.0, 1.0, 1.0), gap(9.0)];
         for (target, row) in Target::ALL.iter().zip(rows) {
             let filled = row.iter().filter(|x| **x != 0.0).count();
             assert_eq!(filled, target.width(), "{}", target.word());

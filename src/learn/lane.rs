@@ -87,7 +87,8 @@ impl Lane {
         let [base, b_prompt, b_waiting, b_place, gap, b_gap] = self.beta;
         let place = features::place(load.in_flight, self.slots);
         let first_byte = [base, b_prompt, b_waiting, b_place, 0.0, 0.0];
-        let row = features::first_byte(ask.prompt, load.waiting_prompt, place);
+        // What is held of the prompt is not in it by as much as it is worth.
+        let row = features::first_byte(ask.prompt, load.waiting_prompt, place, 0.0);
         let first_byte_s = bounded(first_byte_f * dot(&first_byte, &row));
         let gap_s = bounded(gap_f * (gap + b_gap * (load.in_flight + 1.0)));
         let streaming = features::above(load.in_flight, load.waiting);

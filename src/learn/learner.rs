@@ -7,6 +7,7 @@
 
 mod judge;
 mod publish;
+mod recall;
 
 use std::sync::Arc;
 
@@ -162,6 +163,7 @@ impl Learner {
         let slots = entry.slots.limit();
         self.expectations.add(sample);
         self.score(now, sample);
+        self.recall(now, sample);
         if let Some((target, row, observed)) = sample::label(sample, slots) {
             self.note(now, Pending { slot: sample.slot, id: sample.node, target, row, observed });
         }

@@ -28,6 +28,7 @@ pub mod pace;
 pub mod penalty;
 pub mod predictor;
 mod report;
+pub mod reuse;
 pub mod sample;
 pub mod silence;
 pub mod slots;

@@ -10,7 +10,9 @@ use crate::learn::capacity::Capacity;
 use crate::learn::expect::Expectations;
 use crate::learn::features::{self, PROMPT_UNIT, Row, TARGETS, Target, dot};
 use crate::learn::lane::{Lane, Lanes, LanesOf, bounded};
+use crate::learn::reuse::Chances;
 use crate::node::NodeId;
+use crate::outcome::Extent;
 use crate::request::KindId;
 
 /// The longest time that is ever predicted, in seconds: eleven days.
@@ -109,6 +111,8 @@ pub struct NodeModel {
     pub level: u8,
     /// What it can do.
     pub capacity: Capacity,
+    /// Whether what it was sent is still in its cache.
+    pub chances: Chances,
 }
 
 /// What one fit published.
@@ -149,6 +153,13 @@ impl Predictor {
     #[inline]
     pub fn lanes(&self, how: How) -> LanesOf<'_> {
         self.lanes.answering(how)
+    }
+
+    /// The chance that what the node of that slot used so long ago is still in its cache.
+    #[inline]
+    pub fn chance(&self, slot: u32, extent: Extent) -> f32 {
+        let model = self.nodes.get(slot as usize).and_then(Option::as_ref).unwrap_or(&self.fleet);
+        model.chances.of(extent)
     }
 
     /// Reduces a request to its regressors, with the output that is expected of its kind.
@@ -195,12 +206,18 @@ impl NodeModel {
             evidence: [0.0; TARGETS],
             level: 0,
             capacity: Capacity::default(),
+            chances: Chances::default(),
         }
     }
 
     /// Whether anything was learned of the node itself; if not, this is the fleet's curve under its name.
     pub fn is_known(&self) -> bool {
         self.evidence.iter().any(|weight| *weight > 0.0)
+    }
+
+    /// What a token that it holds of a prompt is worth: the share of a token's cost that it spares, 0..=1.
+    pub fn worth(&self) -> f64 {
+        features::worth(&self.beta[Target::FirstByte.index()])
     }
 
     /// What `ask` would take on this node under `load`, and what it would cost the others there.
@@ -230,7 +247,7 @@ impl NodeModel {
     pub fn sign_interval_s(&self, has: &[bool; TARGETS], factors: &Factors, load: &NodeLoad) -> f64 {
         let index = Target::FirstByte.index();
         let waiting_s = if has[index] {
-            let row = features::first_byte(0.0, load.waiting_prompt, 0.0);
+            let row = features::first_byte(0.0, load.waiting_prompt, 0.0, 0.0);
             factors[index] * dot(&self.beta[index], &row)
         } else {
             0.0

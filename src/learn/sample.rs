@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::learn::features::{self, OUTPUT_UNIT, PROMPT_UNIT, Row, Target};
 use crate::node::IN_FLIGHT_MAX;
-use crate::outcome::{Outcome, Recall, Sample};
+use crate::outcome::{Outcome, Recall, Sample, uncached};
 
 /// The longest response time that is believed: a day.
 pub const TOTAL_MAX: Duration = Duration::from_secs(86_400);
@@ -96,12 +96,14 @@ fn is_plausible(recall: &Recall) -> bool {
 ///
 /// `slots` is the node's learned slot limit. A stream says something only with its first byte.
 pub fn label(sample: &Sample, slots: f64) -> Option<(Target, Row, f64)> {
-    let prompt = sample.recall.uncached(sample.prompt_tokens) / PROMPT_UNIT;
     if sample.streaming {
+        let prompt = uncached(sample.prompt_tokens, sample.recall.held_tokens) / PROMPT_UNIT;
+        let held = f64::from(sample.prompt_tokens) / PROMPT_UNIT - prompt;
         let waiting = sample.waiting_prompt_tokens as f64 / PROMPT_UNIT;
-        let row = features::first_byte(prompt, waiting, features::place(f64::from(sample.in_flight), slots));
+        let row = features::first_byte(prompt, waiting, features::place(f64::from(sample.in_flight), slots), held);
         return sample.ttfb.map(|ttfb| (Target::FirstByte, row, ttfb.as_secs_f64()));
     }
+    let prompt = sample.recall.uncached(sample.prompt_tokens) / PROMPT_UNIT;
     let (n, seconds) = (sample.mean_in_flight.max(1.0), sample.total.as_secs_f64());
     Some(match sample.output_tokens {
         Some(tokens) => {

@@ -112,6 +112,7 @@ impl Relay {
         ticket.first_byte(now);
         let usage = self.scan.finish();
         ticket.usage(usage.prompt_tokens, usage.output_tokens);
+        ticket.usage_cached(usage.cached_tokens);
         let sample = ticket.finish(now, outcome);
         if let Some(tokens) = usage.prompt_tokens.filter(|_| prompt_bytes > 0) {
             worker.app.bytes_per_token.observe(sample.kind, prompt_bytes, tokens);

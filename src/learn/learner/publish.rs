@@ -9,6 +9,7 @@ use crate::learn::features::{COLUMNS_MAX, TARGETS};
 use crate::learn::fit::TargetFit;
 use crate::learn::lane::Lanes;
 use crate::learn::predictor::{NodeModel, Predictor};
+use crate::learn::reuse::Seen;
 use crate::learn::stats::{Stats, TAU_S};
 use crate::node::NodeId;
 
@@ -54,6 +55,9 @@ impl Learner {
             means: self.means(slots),
         };
         let typical = predictor.typical();
+        let mut seen = Seen::default();
+        self.entries(slots).for_each(|entry| seen.merge(&entry.reuse));
+        predictor.fleet.chances = seen.fleet();
         for (place, slot) in slots.iter().enumerate() {
             let Some(entry) = &mut self.nodes[*slot] else { continue };
             let slot = *slot as u32;
@@ -66,6 +70,7 @@ impl Learner {
                 slots: entry.slots.limit(),
                 evidence: entry.stats.map(|stats| stats.weight()),
                 level: explore::level(entry.answers()),
+                chances: entry.reuse.node(&predictor.fleet.chances),
                 ..NodeModel::unknown(
                     entry.id,
                     std::array::from_fn(|at| fits[at].as_ref().map_or(old.beta[at], |fit| fit.nodes[place].beta)),
