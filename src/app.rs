@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
+use secrecy::ExposeSecret;
 
 use crate::admission::{HedgeBudget, RateTable, RetryBudget};
 use crate::balancer::{Balancer, Observer, Stance};
@@ -17,7 +18,7 @@ use crate::fleet::{Fleet, FleetError};
 use crate::policy::PolicyId;
 use crate::proxy::OpenConnections;
 use crate::proxy::framing::Refusal;
-use crate::proxy::inspect::BytesPerToken;
+use crate::proxy::inspect::{BytesPerToken, PrefixKey};
 use crate::reload::Reload;
 use crate::request::Kinds;
 use crate::telemetry::{Scrape, Telemetry};
@@ -36,6 +37,8 @@ pub struct App {
     pub telemetry: Arc<Telemetry>,
     /// The learned ratio of prompt bytes to tokens.
     pub bytes_per_token: BytesPerToken,
+    /// What beginnings of prompts are hashed with.
+    pub prefix_key: PrefixKey,
     /// What retries are paid from.
     pub retries: RetryBudget,
     /// What hedges are paid from.
@@ -91,6 +94,9 @@ impl App {
         balancer.set_queue(settings.queue.rules);
         balancer.learned().set_knobs(settings.adaptive.knobs);
         balancer.set_stance(Stance { fallback: settings.adaptive.fallback, shadow: settings.adaptive.shadow });
+        balancer.set_prefix_bytes_max(settings.prefix.memory_bytes_max);
+        let secret = settings.prefix.key.as_ref();
+        let prefix_key = secret.map_or_else(PrefixKey::random, |key| PrefixKey::of_secret(key.expose_secret()));
         let retries = RetryBudget::new(settings.retry.budget, settings.retry.floor_per_s);
         let hedges = HedgeBudget::new(settings.retry.hedge_budget);
         Ok(Arc::new(App {
@@ -99,6 +105,7 @@ impl App {
             kinds: Kinds::default(),
             telemetry,
             bytes_per_token: BytesPerToken::default(),
+            prefix_key,
             retries,
             hedges,
             open_connections: OpenConnections::default(),

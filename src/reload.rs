@@ -146,6 +146,7 @@ impl App {
         self.balancer.set_thresholds(next.health.thresholds);
         self.balancer.set_ejection(next.ejection);
         self.balancer.set_queue(next.queue.rules);
+        self.balancer.set_prefix_bytes_max(next.prefix.memory_bytes_max);
         self.turn(&former.adaptive, &next.adaptive);
         self.retries.set(next.retry.budget, next.retry.floor_per_s);
         self.hedges.set(next.retry.hedge_budget);

@@ -6,19 +6,21 @@
 
 mod admin;
 
+use admin::{read_token, sound_token};
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::checked::{
-    Adaptive, Forward, Health, Limits, Log, LogFormat, Priority, QueueSettings, RateLimit, Retry, Route, Settings,
-    Timeouts,
+    Adaptive, Forward, Health, Limits, Log, LogFormat, PrefixSettings, Priority, QueueSettings, RateLimit, Retry,
+    Route, Settings, Timeouts,
 };
 use super::error::{Complaint, ConfigError, quoted};
 use super::origins::Origins;
 use super::raw::{
-    Raw, RawAdaptive, RawEjection, RawLimits, RawLogFormat, RawNode, RawPriority, RawQueue, RawRateLimit, RawRoute,
-    RawTimeouts,
+    Raw, RawAdaptive, RawEjection, RawLimits, RawLogFormat, RawNode, RawPrefix, RawPriority, RawQueue, RawRateLimit,
+    RawRoute, RawTimeouts,
 };
 use super::sources::Env;
 use crate::address::meet;
@@ -63,6 +65,7 @@ impl Check<'_> {
             ejection: ejection(&raw.ejection),
             queue: queue(&raw.queue),
             rate_limit: rate_limit(&raw.rate_limit),
+            prefix: self.prefix(&raw.prefix),
             timeouts,
             retry: Retry {
                 budget: raw.retry.budget,
@@ -129,6 +132,19 @@ impl Check<'_> {
             state_dir: raw.state_dir.0.as_ref().map(|dir| near(&dir.0)),
             prior,
         }
+    }
+
+    fn prefix(&mut self, raw: &RawPrefix) -> PrefixSettings {
+        let key_file = raw.key_file.0.as_ref().map(|file| self.dir.join(&file.0));
+        let key = key_file.as_deref().and_then(|file| match read_token(file).and_then(|text| sound_token(&text)) {
+            Ok(key) => Some(key),
+            Err(complaint) => {
+                self.complain("prefix.key_file", complaint);
+                None
+            }
+        });
+        let memory_bytes_max = usize::try_from(raw.memory_bytes_max.0).unwrap_or(usize::MAX);
+        PrefixSettings { enabled: raw.enabled, memory_bytes_max, key, key_file }
     }
 
     fn names(&mut self, nodes: &[NodeSpec]) {

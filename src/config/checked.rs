@@ -1,6 +1,7 @@
 //! Settings that are valid by construction: what the rest of the program reads.
 
 mod admin;
+mod prefix;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use admin::{Admin, AdminListen, Role, Token};
+pub use prefix::PrefixSettings;
 
 use crate::address::Reach;
 pub use crate::admission::Priority;
@@ -47,6 +49,8 @@ pub struct Settings {
     pub queue: QueueSettings,
     /// What one client may ask for.
     pub rate_limit: RateLimit,
+    /// What is remembered of prompts.
+    pub prefix: PrefixSettings,
     /// Timeouts of requests on no particular route, and of connections.
     pub timeouts: Timeouts,
     /// Retries.

@@ -29,8 +29,8 @@ use std::path::{Path, PathBuf};
 
 pub use changes::{Changed, changes, changes_shown};
 pub use checked::{
-    Adaptive, Admin, AdminListen, Forward, Health, Limits, Log, LogFormat, Priority, QueueSettings, RateKey, RateLimit,
-    Retry, Role, Route, SessionKey, Settings, Timeouts, Token,
+    Adaptive, Admin, AdminListen, Forward, Health, Limits, Log, LogFormat, PrefixSettings, Priority, QueueSettings,
+    RateKey, RateLimit, Retry, Role, Route, SessionKey, Settings, Timeouts, Token,
 };
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use origins::Origins;

@@ -7,6 +7,7 @@
 
 mod admin;
 mod node;
+mod prefix;
 mod protection;
 mod route;
 
@@ -28,6 +29,7 @@ use crate::policy::{self, PolicyId};
 
 pub use admin::{RawAdmin, RawRole, RawToken};
 pub use node::RawNode;
+pub use prefix::RawPrefix;
 pub use protection::{RawEjection, RawQueue, RawRateLimit};
 pub use route::{RawPriority, RawRoute, RawRouteTimeouts};
 
@@ -60,6 +62,8 @@ pub struct Raw {
     pub queue: RawQueue,
     /// What one client may ask for.
     pub rate_limit: RawRateLimit,
+    /// What is remembered of prompts.
+    pub prefix: RawPrefix,
     /// Timeouts.
     pub timeouts: RawTimeouts,
     /// Retries on another node.
@@ -95,6 +99,7 @@ impl Default for Raw {
             ejection: RawEjection::default(),
             queue: RawQueue::default(),
             rate_limit: RawRateLimit::default(),
+            prefix: RawPrefix::default(),
             timeouts: RawTimeouts::default(),
             retry: RawRetry::default(),
             limits: RawLimits::default(),

@@ -11,7 +11,8 @@ use serde_json::{Value as Json, json};
 use super::checked::{Adaptive, LogFormat, Priority, QueueSettings, RateLimit, Role, Route, Settings, Timeouts, Token};
 use super::raw::{
     Raw, RawAdaptive, RawAdmin, RawEjection, RawForward, RawHealth, RawLimits, RawLog, RawLogFormat, RawNode,
-    RawPriority, RawQueue, RawRateLimit, RawRetry, RawRole, RawRoute, RawRouteTimeouts, RawTimeouts, RawToken,
+    RawPrefix, RawPriority, RawQueue, RawRateLimit, RawRetry, RawRole, RawRoute, RawRouteTimeouts, RawTimeouts,
+    RawToken,
 };
 use super::value::{
     Address, AdminAddress, ClientKey, FieldName, FilePath, HostName, InFlight, LogFilter, MethodName, ModelName, Name,
@@ -40,6 +41,7 @@ impl Settings {
             ejection,
             queue,
             rate_limit,
+            prefix,
             timeouts,
             retry,
             limits,
@@ -70,6 +72,11 @@ impl Settings {
             ejection: raw_ejection(ejection),
             queue: raw_queue(queue),
             rate_limit: raw_rate_limit(rate_limit),
+            prefix: RawPrefix {
+                enabled: prefix.enabled,
+                memory_bytes_max: Size(prefix.memory_bytes_max as u64),
+                key_file: OrOff(prefix.key_file.as_ref().map(|file| FilePath(file.display().to_string()))),
+            },
             timeouts: raw_timeouts(timeouts),
             retry: RawRetry {
                 budget: retry.budget,

@@ -23,11 +23,11 @@ use crate::app::App;
 use crate::config::{Route, Settings};
 use crate::proxy::alarm::Alarm;
 use crate::proxy::headers::Survey;
-use crate::proxy::inspect::{Api, Look, look, model_in_path};
+use crate::proxy::inspect::{Api, BLOCK_BYTES, Look, look, model_in_path, prefix_blocks};
 use crate::proxy::reply::ProxyError;
 use crate::proxy::session::session_of;
 use crate::proxy::upload::{RequestBody, Streaming, UploadState};
-use crate::request::{Prefix, RequestShape};
+use crate::request::{KindId, Prefix, RequestShape};
 
 /// A request that is ready to be decided and sent.
 #[derive(Debug)]
@@ -101,6 +101,10 @@ pub(super) async fn take_in(
     let kind = app.kinds.of(name, model.as_deref());
     let prompt_bytes = found.prompt_bytes_of(length);
     let text_tokens = app.bytes_per_token.estimate(kind, prompt_bytes);
+    let prefix = match looked {
+        true => prefix_of(app, settings, &bytes, &found, model.as_deref(), kind),
+        false => Prefix::default(),
+    };
     let shape = RequestShape {
         kind,
         model: model.map(Arc::from),
@@ -110,7 +114,7 @@ pub(super) async fn take_in(
         body_bytes: length,
         client_hash,
         session_hash: session_of(&settings.session_key, headers, if looked { &bytes } else { &[] }),
-        prefix: Prefix::default(),
+        prefix,
     };
     let prompt_bytes = if found.is_all_text() { prompt_bytes } else { 0 };
     Ok(Intake { shape, body, route, upload, prompt_bytes })
@@ -119,6 +123,24 @@ pub(super) async fn take_in(
 /// The longest wait for a client's next piece on a route.
 fn between_chunks(settings: &Settings, route: Option<usize>) -> Duration {
     route.map_or(&settings.timeouts, |route| &settings.routes[route].timeouts).between_chunks
+}
+
+/// What the prompt begins with, for a memory that knows it again.
+pub(crate) fn prefix_of(
+    app: &App,
+    settings: &Settings,
+    body: &[u8],
+    found: &Look<'_>,
+    model: Option<&str>,
+    kind: KindId,
+) -> Prefix {
+    if !settings.prefix.enabled {
+        return Prefix::default();
+    }
+    let blocks = prefix_blocks(body, found, model, &app.prefix_key);
+    // Ids are hashed as four bytes each, and there is nothing to estimate.
+    let bytes_per_token = if found.prompt_bytes == 0 { 4.0 } else { app.bytes_per_token.ratio(kind) };
+    Prefix::new(blocks, (BLOCK_BYTES as f64 / bytes_per_token) as f32)
 }
 
 /// The route that a request takes, as an index if it is configured, and its name.

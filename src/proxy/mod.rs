@@ -30,6 +30,6 @@ mod wait;
 mod wire;
 mod worker;
 
-pub(crate) use intake::{address_hash, route_of};
+pub(crate) use intake::{address_hash, prefix_of, route_of};
 pub use server::Proxy;
 pub use upstream::OpenConnections;

@@ -75,7 +75,7 @@ impl Check<'_> {
     }
 }
 
-fn read_token(path: &Path) -> Result<String, Complaint> {
+pub(super) fn read_token(path: &Path) -> Result<String, Complaint> {
     let unreadable = |error: std::io::Error| {
         Complaint::new(format!("{} cannot be read: {error}", quoted(&path.display().to_string())))
             .allowed("a readable file that contains the token")
@@ -91,7 +91,7 @@ fn from_variable(value: Option<&OsStr>, name: &str) -> Result<String, Complaint>
     value.to_str().map(str::to_owned).ok_or_else(|| Complaint::new(format!("the content of {name} is not UTF-8")))
 }
 
-fn sound_token(text: &str) -> Result<SecretString, Complaint> {
+pub(super) fn sound_token(text: &str) -> Result<SecretString, Complaint> {
     let text = text.trim();
     let allowed = format!("{TOKEN_CHARS_MIN} to {TOKEN_BYTES_MAX} visible ASCII characters");
     if text.len() < TOKEN_CHARS_MIN || text.len() > TOKEN_BYTES_MAX {

@@ -83,6 +83,21 @@ impl<'a> Cursor<'a> {
         Cursor { bytes, at: 0 }
     }
 
+    /// A cursor that starts at a place where another was.
+    pub(super) fn starting(bytes: &'a [u8], at: usize) -> Cursor<'a> {
+        Cursor { bytes, at: at.min(bytes.len()) }
+    }
+
+    /// Another one over the same bytes, at a place where this one was.
+    pub(super) fn clone_at(&self, at: usize) -> Cursor<'a> {
+        Cursor::starting(self.bytes, at)
+    }
+
+    /// What lies between here and there.
+    pub(super) fn passed(&self, there: &Cursor<'a>) -> &'a [u8] {
+        self.bytes.get(self.at..there.at).unwrap_or_default()
+    }
+
     /// Bytes read so far.
     pub(super) fn position(&self) -> usize {
         self.at

@@ -14,6 +14,7 @@ use std::borrow::Cow;
 use super::api::Api;
 use super::json::{Cursor, Read, Stop, Text};
 use super::prompt::{Size, measure, measure_inputs, measure_json};
+use crate::node::name_hash;
 
 /// Longest model name kept, in bytes; longer ones are cut. Names come from clients and end up in tables.
 pub const MODEL_BYTES_MAX: usize = 256;
@@ -43,6 +44,10 @@ pub struct Look<'a> {
     pub malformed: bool,
     /// Bytes of the body looked at.
     pub looked_bytes: usize,
+    /// Where the parts of the prompt start in the body (after a byte order mark); 0 for none.
+    pub(super) starts: [u32; PLACES],
+    /// A hash of what, besides the model, keeps the caches of prompts apart: adapter and salt. 0 for none.
+    pub(super) apart: u64,
 }
 
 impl Look<'_> {
@@ -101,7 +106,7 @@ pub fn look(body: &[u8], complete: bool, api: Api) -> Look<'_> {
 
 /// Where prompts stand. The values are places in [`Seen::prompts`]: a repeated key replaces its own only.
 #[derive(Clone, Copy)]
-enum Place {
+pub(super) enum Place {
     Prompt,
     Messages,
     Input,
@@ -114,7 +119,7 @@ enum Place {
     Images,
 }
 
-const PLACES: usize = Place::Images as usize + 1;
+pub(super) const PLACES: usize = Place::Images as usize + 1;
 
 /// Output limits by precedence: servers that know two names prefer the newer one, and the top level.
 #[derive(Clone, Copy)]
@@ -136,7 +141,22 @@ struct Seen<'a> {
     include_usage: bool,
     limits: [Option<u32>; LIMITS],
     prompts: [Size; PLACES],
+    starts: [u32; PLACES],
+    apart: [u64; APART],
 }
+
+/// Keys that keep caches apart: the adapter of SGLang, the salt of vLLM, the adapter of TGI.
+#[derive(Clone, Copy)]
+enum Apart {
+    Adapter,
+    Salt,
+    NestedAdapter,
+}
+
+const APART: usize = Apart::NestedAdapter as usize + 1;
+
+/// Measures a value.
+type Measure = fn(&mut Cursor<'_>, &mut Size) -> Read<()>;
 
 impl<'a> Seen<'a> {
     fn read(&mut self, cursor: &mut Cursor<'a>) -> Read<()> {
@@ -146,25 +166,27 @@ impl<'a> Seen<'a> {
                 self.stream = cursor.boolean()?;
                 Ok(())
             }
-            b"messages" => measure(cursor, self.at(Place::Messages)),
-            b"prompt" => measure(cursor, self.at(Place::Prompt)),
+            b"messages" => self.prompt(Place::Messages, cursor, measure),
+            b"prompt" => self.prompt(Place::Prompt, cursor, measure),
             b"max_tokens" | b"max_new_tokens" => self.limit(Limit::Tokens, cursor),
             b"max_completion_tokens" => self.limit(Limit::Completion, cursor),
             b"max_output_tokens" => self.limit(Limit::Output, cursor),
             b"n_predict" => self.limit(Limit::Predict, cursor),
             b"stream_options" => self.stream_options(cursor),
-            b"input" => measure(cursor, self.at(Place::Input)),
-            b"inputs" => measure_inputs(cursor, self.at(Place::Inputs)),
-            b"text_input" | b"text" => measure(cursor, self.at(Place::TextInput)),
-            b"input_ids" => measure(cursor, self.at(Place::InputIds)),
-            b"system" | b"instructions" => measure(cursor, self.at(Place::System)),
-            b"suffix" => measure(cursor, self.at(Place::Suffix)),
-            b"tools" | b"functions" => measure_json(cursor, self.at(Place::Tools)),
+            b"input" => self.prompt(Place::Input, cursor, measure),
+            b"inputs" => self.prompt(Place::Inputs, cursor, measure_inputs),
+            b"text_input" | b"text" => self.prompt(Place::TextInput, cursor, measure),
+            b"input_ids" => self.prompt(Place::InputIds, cursor, measure),
+            b"system" | b"instructions" => self.prompt(Place::System, cursor, measure),
+            b"suffix" => self.prompt(Place::Suffix, cursor, measure),
+            b"tools" | b"functions" => self.prompt(Place::Tools, cursor, measure_json),
             b"parameters" | b"options" | b"sampling_params" => self.nested(cursor),
-            b"images" | b"image_data" | b"audio_data" => {
-                self.at(Place::Images).media = !matches!(cursor.peek()?, b'n');
+            b"images" | b"image_data" | b"audio_data" => self.prompt(Place::Images, cursor, |cursor, size| {
+                size.media = !matches!(cursor.peek()?, b'n');
                 cursor.skip()
-            }
+            }),
+            b"lora_path" => self.apart(Apart::Adapter, cursor),
+            b"cache_salt" => self.apart(Apart::Salt, cursor),
             _ => cursor.skip(),
         })
     }
@@ -178,11 +200,24 @@ impl<'a> Seen<'a> {
         cursor.skip()
     }
 
-    /// The measure of that place, begun anew.
-    fn at(&mut self, place: Place) -> &mut Size {
+    /// Measures that place anew, and notes where it is.
+    fn prompt(&mut self, place: Place, cursor: &mut Cursor<'a>, measure: Measure) -> Read<()> {
         let size = &mut self.prompts[place as usize];
         *size = Size::default();
-        size
+        self.starts[place as usize] = u32::try_from(cursor.position()).unwrap_or(0);
+        measure(cursor, size)
+    }
+
+    fn apart(&mut self, which: Apart, cursor: &mut Cursor<'a>) -> Read<()> {
+        let start = cursor.clone();
+        cursor.skip()?;
+        let value = start.passed(cursor).trim_ascii();
+        // Names of another kind, or in another place, are others.
+        self.apart[which as usize] = match value {
+            b"null" => 0,
+            value => name_hash(&String::from_utf8_lossy(value)).rotate_left(which as u32 + 1),
+        };
+        Ok(())
     }
 
     fn limit(&mut self, limit: Limit, cursor: &mut Cursor<'a>) -> Read<()> {
@@ -213,6 +248,7 @@ impl<'a> Seen<'a> {
             b"max_tokens" | b"max_new_tokens" | b"max_output_tokens" | b"num_predict" => {
                 self.limit(Limit::Nested, cursor)
             }
+            b"adapter_id" => self.apart(Apart::NestedAdapter, cursor),
             b"stream" => {
                 self.stream_nested = cursor.boolean()?;
                 Ok(())
@@ -235,6 +271,8 @@ impl<'a> Seen<'a> {
             prompt_token_ids: u32::try_from(total.token_ids).unwrap_or(u32::MAX),
             tensor_elements: total.elements,
             has_media: total.media,
+            starts: self.starts,
+            apart: self.apart.into_iter().fold(0, |all, one| all ^ one),
             ..Look::default()
         }
     }
