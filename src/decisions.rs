@@ -50,6 +50,10 @@ pub struct Contender {
     pub in_flight: u32,
     /// The probability of its choice.
     pub probability: f64,
+    /// Tokens at the beginning of the prompt that it was sent before.
+    pub matched: f32,
+    /// Tokens of those that it is expected to be spared.
+    pub cached: f32,
     /// What the learned policy thinks of it, whichever policy decides; `None` without a predictor.
     pub assessment: Option<Assessment>,
     /// Why it has that probability.
@@ -158,6 +162,8 @@ pub fn contenders(
         node: Arc::clone(&context.node(candidate).spec),
         in_flight: candidate.in_flight,
         probability: probabilities[at],
+        matched: candidate.matched,
+        cached: candidate.cached,
         assessment: assessments.get(at).copied(),
         why: reasons.why(at),
     });

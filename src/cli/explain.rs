@@ -1,6 +1,7 @@
 //! `bellwether explain`: what a running proxy would do with a described request, and why.
 
 use std::io;
+use std::path::PathBuf;
 
 use clap::Args;
 use http::Method;
@@ -34,6 +35,9 @@ pub(super) struct Explain {
     /// Its limit on output tokens
     #[arg(long, value_name = "COUNT")]
     max_tokens: Option<u32>,
+    /// A file with its body, in place of the above: then it is also known what nodes were sent of its prompt
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "streaming", "prompt_tokens", "max_tokens"])]
+    body: Option<PathBuf>,
     /// The path that it is a POST to [default: /v1/chat/completions]
     #[arg(long, value_name = "PATH")]
     path: Option<String>,
@@ -50,7 +54,14 @@ pub(super) struct Explain {
 
 impl Explain {
     pub(super) fn execute(&self, env: &Env, screen: &mut Screen<'_>) -> io::Result<Exit> {
-        let request = self.request();
+        let body = match self.body.as_ref().map(std::fs::read_to_string).transpose() {
+            Ok(body) => body,
+            Err(error) => {
+                writeln!(screen.err, "error: --body: {error}")?;
+                return Ok(Exit::Refused);
+            }
+        };
+        let request = self.request(body.as_deref());
         let asked =
             self.remote.remote(env).and_then(|remote| remote.ask(Method::POST, "/api/v1/explain", Some(&request)));
         let answer = match asked {
@@ -64,13 +75,14 @@ impl Explain {
         Ok(Exit::Fine)
     }
 
-    fn request(&self) -> Value {
+    fn request(&self, body: Option<&str>) -> Value {
         let Explain { model, streaming, prompt_tokens, max_tokens, path, client, policy, .. } = self;
         let given = [
             ("model", json!(model)),
             ("streaming", json!(streaming)),
             ("prompt_tokens", json!(prompt_tokens)),
             ("max_tokens", json!(max_tokens)),
+            ("body", json!(body)),
             ("path", json!(path)),
             ("client", json!(client)),
             ("policy", json!(policy)),
@@ -104,6 +116,8 @@ fn write_explanation(answer: &Value, screen: &mut Screen<'_>) -> io::Result<()> 
             "why",
             "probability",
             "in flight",
+            "matched",
+            "uncached",
             "predicted",
             "first byte",
             "adds to others",
@@ -119,6 +133,8 @@ fn write_explanation(answer: &Value, screen: &mut Screen<'_>) -> io::Result<()> 
                 shown(&one["why"]),
                 format!("{probability:.2} %"),
                 shown(&one["in_flight"]),
+                number(&one["matched_tokens"], 0),
+                number(&one["uncached_tokens"], 0),
                 time(&one["predicted_s"]),
                 time(&one["first_byte_s"]),
                 time(&one["adds_s"]),

@@ -13,6 +13,7 @@ use metrics::{Counter, Gauge};
 use super::Scrape;
 use super::codes::CodeCounters;
 use super::histogram::{self, Histogram};
+use super::prefix::PrefixCounters;
 use super::series::{self, Registry};
 use super::window::{Quantiles, Sum, Window};
 use crate::clock::Time;
@@ -150,6 +151,7 @@ pub(super) struct Meters {
     ttfb_seconds: Histogram,
     output_tokens: Counter,
     prompt_tokens: Counter,
+    prefix: PrefixCounters,
     rose: Counter,
     fell: Counter,
     ejections: [Counter; Cause::ALL.len()],
@@ -176,6 +178,7 @@ impl Meters {
             ttfb_seconds: Histogram::new(series::TTFB_SECONDS, histogram::LONG),
             output_tokens: registry.counter(series::OUTPUT_TOKENS),
             prompt_tokens: registry.counter(series::PROMPT_TOKENS),
+            prefix: PrefixCounters::new(&registry),
             rose: registry.counter_with(series::HEALTH_CHANGES, "to", "up"),
             fell: registry.counter_with(series::HEALTH_CHANGES, "to", "down"),
             ejections: Cause::ALL.map(|cause| registry.counter_with(series::EJECTIONS, "cause", cause.word())),
@@ -214,6 +217,7 @@ impl Meters {
         if let Some(tokens) = sample.output_tokens {
             self.output_tokens.increment(u64::from(tokens));
         }
+        self.prefix.finished(sample);
         if let Some(tokens) = sample.usage_prompt_tokens {
             self.prompt_tokens.increment(u64::from(tokens));
         }

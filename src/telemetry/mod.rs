@@ -13,6 +13,7 @@ mod histogram;
 mod learning;
 pub mod logging;
 mod meters;
+mod prefix;
 mod process;
 mod series;
 mod sink;
@@ -245,6 +246,7 @@ impl Telemetry {
             // The exporter's counters are whole numbers; this one is not.
             parts.push(format!("# TYPE {0} counter\n{0} {cpu_s}\n", series::CPU_SECONDS));
         }
+        parts.push(prefix::render(&scrape.balancer.prefixes().fill()));
         parts.push(learning::render(scrape.now, scrape.fleet, scrape.balancer, scrape.trainer));
         let nodes = scrape.fleet.nodes();
         parts.extend(nodes.iter().map(|node| self.nodes.of(node, |meters| meters.render(node, scrape))));

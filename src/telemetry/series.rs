@@ -39,6 +39,13 @@ pub(super) const HEALTH_CHANGES: &str = "bellwether_health_changes_total";
 pub(super) const EJECTIONS: &str = "bellwether_ejections_total";
 pub(super) const OUTPUT_TOKENS: &str = "bellwether_output_tokens_total";
 pub(super) const PROMPT_TOKENS: &str = "bellwether_prompt_tokens_total";
+pub(super) const PREFIX_TOKENS: &str = "bellwether_prefix_tokens_total";
+pub(super) const PREFIX_TOLD_TOKENS: &str = "bellwether_prefix_told_tokens_total";
+pub(super) const PREFIX_ENTRIES: &str = "bellwether_prefix_entries";
+pub(super) const PREFIX_BYTES: &str = "bellwether_prefix_bytes";
+pub(super) const PREFIX_BYTES_MAX: &str = "bellwether_prefix_bytes_max";
+pub(super) const PREFIX_EVICTIONS: &str = "bellwether_prefix_evictions_total";
+pub(super) const PREFIX_PASSED_BY: &str = "bellwether_prefix_passed_by_total";
 pub(super) const LOG_LINES_DROPPED: &str = "bellwether_log_lines_dropped_total";
 pub(super) const FIT_SECONDS: &str = "bellwether_fit_seconds";
 pub(super) const PREDICTION_ERROR: &str = "bellwether_prediction_error_ratio";
@@ -104,6 +111,19 @@ pub(super) const HELP: &[(&str, &str)] = &[
     (EJECTIONS, "Times that the node was ejected, by why."),
     (OUTPUT_TOKENS, "Output tokens that the node's responses told of."),
     (PROMPT_TOKENS, "Prompt tokens that the node's responses told of."),
+    (
+        PREFIX_TOKENS,
+        "Prompt tokens of completed attempts: all of them, those that the node was sent before, and those of them that it was expected to be spared.",
+    ),
+    (
+        PREFIX_TOLD_TOKENS,
+        "Prompt tokens of responses that told their cached tokens: all, those expected to be cached, those that were, and by how many the two differed where a prompt matched.",
+    ),
+    (PREFIX_ENTRIES, "Blocks of prompts that are remembered."),
+    (PREFIX_BYTES, "Bytes that the memory of prompts uses."),
+    (PREFIX_BYTES_MAX, "Bytes that the memory of prompts may use."),
+    (PREFIX_EVICTIONS, "Blocks of prompts that were forgotten for others."),
+    (PREFIX_PASSED_BY, "Blocks that a request passed by because another was at their part of the memory."),
     (LOG_LINES_DROPPED, "Log lines dropped because whoever reads the log was too slow."),
     (FIT_SECONDS, "Time that a refit of the model took."),
     (

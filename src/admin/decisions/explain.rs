@@ -15,7 +15,8 @@ use crate::admin::settings;
 use crate::app::App;
 use crate::decisions::{contenders, likelier};
 use crate::policy::{Context, PolicyId};
-use crate::proxy::{address_hash, route_of};
+use crate::proxy::inspect::{Api, look};
+use crate::proxy::{address_hash, prefix_of, route_of};
 use crate::request::{Prefix, RequestShape};
 
 /// The path that a described request is for unless it says so.
@@ -38,6 +39,8 @@ pub(in crate::admin) struct Described {
     prompt_tokens: u32,
     /// Its limit on output tokens.
     max_tokens: Option<u32>,
+    /// Its body as it would be sent, in place of the above: then it is also known what nodes were sent of its prompt.
+    body: Option<String>,
     /// The path that it is a POST to; `/v1/chat/completions` unless given. Route and model make its kind.
     path: Option<String>,
     /// The client's address, which affinity policies look at; 127.0.0.1 unless given.
@@ -119,7 +122,7 @@ pub(in crate::admin) async fn explain(
         probability: likeliest.map(|contender| contender.probability),
         because: likeliest.map(|contender| contender.why.sentence()),
         model_prefers: preferred,
-        candidates: all.iter().map(CandidateView::of).collect(),
+        candidates: all.iter().map(|one| CandidateView::of(one, shape.prompt_tokens)).collect(),
         left_out: dry
             .left_out
             .iter()
@@ -138,12 +141,16 @@ fn named(name: &str) -> Result<PolicyId, Problem> {
 
 /// The shape that the proxy would make of the request; kinds that were never seen are not made.
 fn shape(app: &App, request: Described) -> RequestShape {
-    let Described { model, streaming, prompt_tokens, max_tokens, path, client, .. } = request;
+    let Described { model, streaming, prompt_tokens, max_tokens, body, path, client, .. } = request;
     let settings = app.settings.load();
-    let (_, route) = route_of(&settings, &Method::POST, path.as_deref().unwrap_or(PATH), model.as_deref());
-    RequestShape {
-        kind: app.kinds.find(route, model.as_deref()),
-        model: model.map(Arc::from),
+    let path = path.as_deref().unwrap_or(PATH);
+    let found = body.as_deref().map(|body| look(body.as_bytes(), true, Api::of_path(path)));
+    let model = found.as_ref().and_then(|found| found.model.as_deref().map(str::to_owned)).or(model);
+    let (_, route) = route_of(&settings, &Method::POST, path, model.as_deref());
+    let kind = app.kinds.find(route, model.as_deref());
+    let described = RequestShape {
+        kind,
+        model: model.as_deref().map(Arc::from),
         streaming,
         prompt_tokens,
         output_tokens_max: max_tokens,
@@ -151,5 +158,14 @@ fn shape(app: &App, request: Described) -> RequestShape {
         client_hash: client.or_else(|| CLIENT.parse().ok()).map_or(0, address_hash),
         session_hash: None,
         prefix: Prefix::default(),
+    };
+    let Some((body, found)) = body.as_ref().zip(found) else { return described };
+    RequestShape {
+        streaming: found.streaming,
+        prompt_tokens: found.prompt_token_ids + app.bytes_per_token.estimate(kind, found.prompt_bytes),
+        output_tokens_max: found.output_tokens_max,
+        body_bytes: Some(body.len() as u64),
+        prefix: prefix_of(app, &settings, body.as_bytes(), &found, model.as_deref(), kind),
+        ..described
     }
 }

@@ -21,7 +21,7 @@ use super::problem::{Problem, Query};
 use crate::app::App;
 use crate::clock::Time;
 use crate::decisions::{Contender, DECISIONS_MAX, Remembered};
-use crate::outcome::{Censor, Outcome, Sample};
+use crate::outcome::{Censor, Outcome, Sample, uncached};
 
 /// Decisions that are shown unless a number is asked for.
 const SHOWN: usize = 50;
@@ -37,6 +37,12 @@ struct CandidateView {
     why: &'static str,
     /// In flight there, without the request.
     in_flight: u32,
+    /// Tokens at the beginning of the prompt that the node was sent before.
+    matched_tokens: f64,
+    /// Tokens of those that are expected to be in its cache, by as much as that spares it.
+    cached_tokens: f64,
+    /// Prompt tokens that are left for it to read.
+    uncached_tokens: f64,
     /// Expected response time in seconds; null without a model, as all that follows, and where the model knows no times of
     /// such requests yet.
     predicted_s: Option<f64>,
@@ -55,7 +61,7 @@ struct CandidateView {
 }
 
 impl CandidateView {
-    fn of(contender: &Contender) -> CandidateView {
+    fn of(contender: &Contender, prompt_tokens: u32) -> CandidateView {
         let seen = contender.assessment;
         let prediction = seen.and_then(|seen| seen.expected().copied());
         CandidateView {
@@ -63,6 +69,9 @@ impl CandidateView {
             probability: contender.probability,
             why: contender.why.word(),
             in_flight: contender.in_flight,
+            matched_tokens: f64::from(contender.matched),
+            cached_tokens: f64::from(contender.cached),
+            uncached_tokens: uncached(prompt_tokens, contender.cached),
             predicted_s: prediction.map(|prediction| prediction.total_s),
             first_byte_s: prediction.map(|prediction| prediction.first_byte_s),
             gap_s: prediction.map(|prediction| prediction.gap_s),
@@ -95,6 +104,8 @@ struct EndView {
     events: u32,
     /// Output tokens, where the response told them.
     output_tokens: Option<u32>,
+    /// Prompt tokens that came from the node's cache, where the response told them.
+    cached_tokens: Option<u32>,
 }
 
 impl EndView {
@@ -115,6 +126,7 @@ impl EndView {
             mean_in_flight: sample.mean_in_flight,
             events: sample.events,
             output_tokens: sample.output_tokens,
+            cached_tokens: sample.usage_cached_tokens,
         }
     }
 }
@@ -203,7 +215,7 @@ fn decision_view(app: &App, now: Time, wall: SystemTime, one: &Remembered) -> De
         cost_s: one.against.map(|against| against.chosen_s),
         plain_cost_s: one.against.map(|against| against.plain_s),
         candidates_total: one.candidates,
-        candidates: one.contenders.iter().map(CandidateView::of).collect(),
+        candidates: one.contenders.iter().map(|each| CandidateView::of(each, one.prompt_tokens)).collect(),
         end: one.ended.get().map(EndView::of),
     }
 }
