@@ -6,10 +6,11 @@
 //! least-connections, and no allocation. A loop of our own rather than a framework: the figure wanted is the best of
 //! many short rounds (on a shared machine the mean measures the neighbours), next to the count of allocations of the
 //! same loop. `--instructions` counts those of a decision under valgrind instead, which repeat where times do not.
-//! A word on the command line selects rows that contain it; `fit` and `remember` are the other two parts.
+//! A word on the command line selects rows that contain it; `fit`, `remember` and `prefix` are the other parts.
 
 mod fit;
 mod instructions;
+mod prefix;
 mod remember;
 mod subject;
 
@@ -94,9 +95,11 @@ fn main() {
     match wanted {
         "fit" => fit::print(),
         "remember" => remember::print(),
+        "prefix" => prefix::print(),
         "" => {
             print_decisions(wanted);
             remember::print();
+            prefix::print();
             fit::print();
         }
         _ => print_decisions(wanted),
