@@ -8,7 +8,7 @@ const STYLE: &str = "\
 @media print{:root{--ink:#000;--paper:#fff;--faint:#444;--line:#bbb}figure,table{break-inside:avoid}}\
 body{margin:0 auto;max-width:76rem;padding:1rem;font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper)}\
 h1{font-size:1.5rem}h2{font-size:1.2rem;margin-top:2rem}h3{font-size:1rem}\
-p,figcaption{color:var(--faint)}.wide{overflow-x:auto}\
+p,li,h1,h2,figcaption{overflow-wrap:anywhere}p,figcaption{color:var(--faint)}.wide{overflow-x:auto}\
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}\
 th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}\
 th:first-child,td:first-child{text-align:left}\
