@@ -11,7 +11,8 @@ use crate::sim::{Event, WorkId};
 impl Driver<'_> {
     /// Lets a server do what it does by now, and tells the tickets.
     pub(super) fn serve(&mut self, at: usize) {
-        let Driver { nodes, flights, result, .. } = self;
+        let Driver { nodes, flights, result, scenario, .. } = self;
+        let tells_cached = scenario.cache.is_some_and(|cache| cache.told);
         nodes[at].server.advance(self.now, &mut |event| match event {
             Event::FirstToken { at, id } => {
                 if let Some(flight) = flights.get_mut(id).filter(|flight| flight.arrival.shape.streaming) {
@@ -29,7 +30,7 @@ impl Driver<'_> {
             }
             Event::Finished { at, id } => {
                 if let Some(flight) = flights.remove(id) {
-                    complete(flight, at, result);
+                    complete(flight, at, tells_cached, result);
                 }
             }
         });
@@ -101,13 +102,16 @@ impl Driver<'_> {
     }
 }
 
-fn complete(mut flight: Flight, at: Time, result: &mut RunResult) {
+fn complete(mut flight: Flight, at: Time, tells_cached: bool, result: &mut RunResult) {
     let streaming = flight.arrival.shape.streaming;
     flight.ticket.first_byte(at);
     if !streaming && flight.arrival.work.output_tokens > 0 {
         // Whole answers of language models tell their tokens; streams do so only when asked.
         let work = flight.arrival.work;
         flight.ticket.usage(Some(work.prompt_tokens), Some(work.output_tokens));
+    }
+    if tells_cached {
+        flight.ticket.usage_cached(Some(flight.cached));
     }
     flight.ticket.finish(at, Outcome::Completed { status: 200 });
     result.completed(&flight.arrival, flight.first_byte.unwrap_or(at), at);
