@@ -126,8 +126,7 @@ impl Default for RateTable {
 impl RateTable {
     /// Whether the client `key` may ask for a request of `tokens` now. Pays for it if so, and for nothing if not.
     pub fn check(&self, now: Time, key: u64, rules: &RateRules, tokens: u64) -> Allowance {
-        let at = (key >> 32) as usize % SHARDS;
-        let mut shard = self.0[at].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = self.0[RateTable::place(key)].lock().unwrap_or_else(PoisonError::into_inner);
         let keys_max = rules.keys_max.div_ceil(SHARDS).max(1);
         let client = shard.touch(key, keys_max);
         let asked = [(rules.requests, 1), (rules.tokens, tokens)];
@@ -146,6 +145,21 @@ impl RateTable {
         let arrivals = client.arrivals;
         let standing = |at: usize| Some(asked[at].0?.standing(arrivals[at], now));
         Allowance { standings: [standing(0), standing(1)], wait }
+    }
+
+    /// A request that was paid for with `charged` tokens took `used`: the client gets the difference back, or pays it, which
+    /// its next request waits for. Nothing if it has been forgotten meanwhile.
+    pub fn settle(&self, key: u64, rules: &RateRules, charged: u64, used: u64) {
+        let Some(quota) = rules.tokens else { return };
+        let mut shard = self.0[RateTable::place(key)].lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = shard.clients.get_mut(&key) {
+            let [_, arrival] = &mut client.arrivals;
+            *arrival = arrival.saturating_add(quota.price(used)).saturating_sub(quota.price(charged));
+        }
+    }
+
+    fn place(key: u64) -> usize {
+        (key >> 32) as usize % SHARDS
     }
 
     /// Clients that are remembered.
@@ -208,6 +222,23 @@ mod tests {
 
     fn ask_wait(standing: &Standing) -> u64 {
         standing.reset.as_secs()
+    }
+
+    #[test]
+    fn what_an_answer_took_is_what_is_paid_in_the_end() {
+        let (table, rules) = (RateTable::default(), rules(0, 600));
+        let ask = |now, tokens| table.check(at(now), 7, &rules, tokens);
+        let left = |now| ask(now, 0).standings[1].map(|standing| standing.remaining);
+        assert_eq!(ask(1.0, 500).wait, None);
+        table.settle(7, &rules, 500, 200);
+        assert_eq!(left(1.0), Some(400), "three hundred came back");
+        assert_eq!(ask(1.0, 100).wait, None);
+        table.settle(7, &rules, 100, 700);
+        // What was used beyond the quota is paid before anything else: 300 of 600 are missing, at ten a second.
+        assert_eq!((left(1.0), ask(1.0, 100).wait), (Some(0), Some(Duration::from_secs(40))));
+        assert_eq!(left(91.0), Some(600));
+        table.settle(8, &rules, 0, 10_000);
+        assert_eq!(table.len(), 1, "nobody is made up");
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::proxy::inspect::ResponseScan;
 use crate::proxy::intake::{Intake, address_hash, take_in};
 use crate::proxy::models;
 use crate::proxy::outgoing::Outgoing;
-use crate::proxy::rate;
+use crate::proxy::rate::{self, Charge};
 use crate::proxy::relay::{Attempt, Patience, Relay};
 use crate::proxy::reply::{ProxyError, is_openai};
 use crate::proxy::story::Story;
@@ -52,6 +52,7 @@ pub(super) async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Resul
         request_id: None,
         arrived: Time::ZERO,
         allowance: None,
+        charge: None,
         deadline: None,
         route_timeouts: None,
         settings,
@@ -89,6 +90,8 @@ pub(super) struct Passage {
     pub(super) request_id: Option<HeaderValue>,
     /// How the client stands with its rate limits, if there are any.
     pub(super) allowance: Option<Allowance>,
+    /// What it has paid in tokens, to be settled when the answer has ended.
+    pub(super) charge: Option<Charge>,
     /// When the request came.
     pub(super) arrived: Time,
     pub(super) deadline: Option<Instant>,
@@ -337,6 +340,7 @@ impl Passage {
             busy: self.busy.take(),
             outcome: Outcome::of_status(status, retry_after),
             prompt_bytes: intake.prompt_bytes,
+            charge: self.charge.take(),
         };
         Response::from_parts(head, Body::new(Relay::new(attempt, scan, patience)))
     }

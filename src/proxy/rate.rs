@@ -10,7 +10,9 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::admission::{Allowance, Standing};
-use crate::config::RateKey;
+use crate::app::App;
+use crate::config::{RateKey, Settings};
+use crate::outcome::Sample;
 use crate::proxy::forward::Passage;
 use crate::proxy::reply::ProxyError;
 use crate::request::RequestShape;
@@ -18,6 +20,23 @@ use crate::request::RequestShape;
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// Tokens that a client has paid for a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Charge {
+    key: u64,
+    tokens: u64,
+}
+
+impl Charge {
+    /// The answer has ended: what the client pays in the end is what it took, as far as the answer told it.
+    pub(super) fn settle(self, app: &App, settings: &Settings, sample: &Sample) {
+        let told = sample.output_tokens.or((sample.events > 0).then_some(sample.events));
+        let Some(output) = told else { return };
+        let used = u64::from(sample.usage_prompt_tokens.unwrap_or(sample.prompt_tokens)) + u64::from(output);
+        app.rates.settle(self.key, &settings.rate_limit.rules, self.tokens, used);
+    }
+}
 
 /// Names of the quotas, as in [`Allowance::standings`].
 const NAMES: [&str; 2] = ["requests", "tokens"];
@@ -43,7 +62,10 @@ impl Passage {
         let allowance = app.rates.check(app.clock.now(), key, &limit.rules, tokens);
         self.allowance = Some(allowance);
         match allowance.wait {
-            None => Ok(()),
+            None => {
+                self.charge = limit.rules.tokens.map(|_| Charge { key, tokens });
+                Ok(())
+            }
             Some(wait) => {
                 app.telemetry.refused("rate_limited");
                 Err(ProxyError::rate_limited(wait))

@@ -21,6 +21,7 @@ use crate::config::Settings;
 use crate::outcome::{Censor, Failure, Outcome};
 use crate::proxy::connection::Busy;
 use crate::proxy::inspect::ResponseScan;
+use crate::proxy::rate::Charge;
 use crate::proxy::story::Story;
 use crate::proxy::upstream::Upstream;
 use crate::proxy::wire::WireError;
@@ -54,6 +55,8 @@ pub(super) struct Attempt {
     pub(super) outcome: Outcome,
     /// Bytes of the prompt, for the ratio of bytes to tokens.
     pub(super) prompt_bytes: u64,
+    /// Tokens that the client has paid.
+    pub(super) charge: Option<Charge>,
 }
 
 /// How long the node may take.
@@ -108,7 +111,7 @@ impl Relay {
     /// The response reached its end.
     fn complete(&mut self, now: Time) {
         let Some(attempt) = self.attempt.take() else { return };
-        let Attempt { mut ticket, upstream, story, worker, settings, busy, outcome, prompt_bytes } = *attempt;
+        let Attempt { mut ticket, upstream, story, worker, settings, busy, outcome, prompt_bytes, charge } = *attempt;
         ticket.first_byte(now);
         let usage = self.scan.finish();
         ticket.usage(usage.prompt_tokens, usage.output_tokens);
@@ -116,6 +119,9 @@ impl Relay {
         let sample = ticket.finish(now, outcome);
         if let Some(tokens) = usage.prompt_tokens.filter(|_| prompt_bytes > 0) {
             worker.app.bytes_per_token.observe(sample.kind, prompt_bytes, tokens);
+        }
+        if let Some(charge) = charge {
+            charge.settle(&worker.app, &settings, &sample);
         }
         worker.pool.put(upstream, &settings.limits, now);
         if let Some(story) = story {

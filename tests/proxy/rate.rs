@@ -5,7 +5,7 @@ use std::time::Duration;
 use bellwether::admission::Quota;
 use bellwether::config::RateKey;
 
-use crate::rig::{Rig, Stage, settings};
+use crate::rig::{Rig, Stage, settings, until};
 use crate::wire::{Message, Wire, ok, post};
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -62,20 +62,19 @@ async fn a_client_that_has_used_up_its_requests_is_told_so_and_others_are_not_co
     assert_eq!(rig.metric("bellwether_decisions_total{node=\"a\",policy=\"adaptive\"}"), 3.0);
 }
 
+/// Tokens that are left, as an answer tells it.
+fn left(message: &Message) -> u64 {
+    let told = message.head.get("ratelimit").and_then(|told| told.strip_prefix("\"tokens\";r="));
+    told.and_then(|told| told.split(';').next()).expect("told").parse().expect("a number")
+}
+
 #[tokio::test]
 async fn tokens_are_prompt_and_expected_output() {
     let (rig, node) = rig(0, 1_000, RateKey::Address).await;
     let mut call = None;
     let body = "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"max_tokens\":5}";
     let few = served(&rig, &node, &mut call, chat("", body)).await;
-    let told = few.head.get("ratelimit").expect("told").to_owned();
-    let left: u64 = told
-        .strip_prefix("\"tokens\";r=")
-        .and_then(|rest| rest.split(';').next())
-        .expect("r")
-        .parse()
-        .expect("a number");
-    assert!((900..=995).contains(&left), "{told}");
+    assert!((900..=995).contains(&left(&few)), "{few:?}");
     // More than is left, whatever a token is.
     let body = format!("{{\"messages\":[{{\"role\":\"user\",\"content\":\"{}\"}}]}}", "word ".repeat(4_000));
     assert_eq!(rig.client().await.ask(chat("", &body)).await.status(), 429);
@@ -101,4 +100,22 @@ async fn the_list_of_models_counts_like_any_other_request() {
     let list = client.message().await;
     assert_eq!((list.status(), &list.json()["data"][0]["id"]), (200, &"m".into()));
     assert_eq!(rig.client().await.ask(asking).await.status(), 429);
+}
+
+#[tokio::test]
+async fn in_the_end_a_client_pays_what_its_answer_took() {
+    let (rig, node) = rig(0, 1_000, RateKey::Address).await;
+    // Several times the quota by its length, which a full quota lets pass; paid so, the next one would wait for hours.
+    let body = format!("{{\"messages\":[{{\"role\":\"user\",\"content\":\"{}\"}}]}}", "word ".repeat(4_000));
+    let mut client = rig.client().await;
+    client.send(chat("", &body)).await;
+    let (mut call, head) = node.request().await;
+    call.rest_of(head).await;
+    let told = "{\"usage\":{\"prompt_tokens\":40,\"completion_tokens\":60}}";
+    call.send(ok(told).replacen("text/plain", "application/json", 1)).await;
+    assert_eq!(client.message().await.text(), told);
+    until("it is settled", || rig.attempts("a", "completed") == 1.0).await;
+    let next = served(&rig, &node, &mut Some(call), chat("", "{\"max_tokens\":10}")).await;
+    assert_eq!(next.status(), 200);
+    assert!((880..=990).contains(&left(&next)), "{next:?}");
 }
