@@ -11,6 +11,8 @@ mod gather;
 mod hedge;
 mod hold;
 mod observer;
+#[cfg(test)]
+mod overload;
 mod recall;
 mod refusal;
 mod tally;
