@@ -121,6 +121,7 @@ impl App {
         let next = Settings {
             listen: former.listen,
             workers: former.workers,
+            handover: former.handover.clone(),
             admin: Admin { listen: former.admin.listen.clone(), ..next.admin },
             adaptive: Adaptive {
                 state_dir: former.adaptive.state_dir.clone(),

@@ -9,9 +9,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::settings::{SettingsArgs, load};
 use super::{Exit, Process, Screen};
-use crate::config::{AdminListen, Loaded, Sources};
+use crate::app::App;
+use crate::config::{AdminListen, Loaded, Settings, Sources};
+use crate::handover::{Offer, Successor, take_over};
 use crate::recording::Recorder;
 use crate::server::Server;
+use crate::sockets::Sockets;
 use crate::telemetry::logging::LogControl;
 
 /// How many nodes the banner names; of a large fleet the number is enough.
@@ -28,7 +31,8 @@ const FILES_BESIDE: usize = 256;
   bellwether run --config bellwether.toml --log-format json
   BELLWETHER_NODE=http://10.0.0.1:8000,http://10.0.0.2:8000 bellwether run --listen 0.0.0.0:8080
 
-SIGTERM or Ctrl-C stops after what runs has ended, a second one at once; SIGHUP reads the configuration again.
+SIGTERM or Ctrl-C stops after what runs has ended, a second one at once; SIGHUP reads the configuration again. With the
+key handover, a second process of the same settings takes over without losing a connection.
 
 Exit codes: 0 stopped as asked, 1 failure at run time, 2 wrong configuration or usage.")]
 pub(super) struct Run {
@@ -71,7 +75,7 @@ impl Run {
             None => None,
         };
         raise_file_limit(&loaded);
-        let server = match Server::start(loaded.settings.clone()) {
+        let server = match start(&loaded.settings) {
             Ok(server) => server,
             Err(error) => return Ok(screen.failed(&error)),
         };
@@ -84,6 +88,25 @@ impl Run {
             Err(error) => Ok(screen.failed(&error)),
         }
     }
+}
+
+/// Starts on the sockets of a running process that hands them over, on those that systemd has opened, or on new ones.
+fn start(settings: &Settings) -> Result<Server, Box<dyn std::error::Error>> {
+    // Before there is a thread: it also takes the variables out of the environment.
+    let inherited = Sockets::inherited(settings)?;
+    let predecessor = match &settings.handover {
+        Some(path) => take_over(path)?,
+        None => None,
+    };
+    let Some((sockets, predecessor)) = predecessor else {
+        return Ok(Server::start_on(settings.clone(), inherited)?);
+    };
+    let server = Server::start_on(settings.clone(), sockets.fitting(settings).or(inherited))?;
+    match predecessor.relieve() {
+        Ok(()) => tracing::info!("took the listening sockets over"),
+        Err(error) => tracing::warn!(%error, "the process that the sockets were taken over from may be dead"),
+    }
+    Ok(server)
 }
 
 /// Every client and every connection to a node is a file descriptor; the usual soft limit of 1,024 is soon reached.
@@ -131,7 +154,7 @@ fn admin_url(listen: &AdminListen) -> String {
 /// Serves until a signal says stop. SIGHUP reads the configuration again; a second signal to stop does not wait.
 /// `announce` is called as soon as signals mean that.
 fn serve(
-    server: Server,
+    mut server: Server,
     sources: Sources,
     log: LogControl,
     announce: impl FnOnce() -> io::Result<()>,
@@ -146,17 +169,27 @@ fn serve(
     runtime.block_on(async {
         let (mut stop, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut hangup = signal(SignalKind::hangup())?;
+        let offer = offer(&mut server)?;
         announce()?;
         loop {
             tokio::select! {
                 _ = stop.recv() => break,
                 _ = interrupt.recv() => break,
+                successor = taken(offer.as_ref(), &app) => {
+                    server.leave();
+                    tracing::info!("another process has taken over");
+                    if let Err(error) = successor.leave_to_it() {
+                        tracing::warn!(%error, "it does not listen any more");
+                    }
+                    break;
+                }
                 _ = hangup.recv() => {
                     // What it did, or why nothing, is in the log. It reads files, which blocks nothing but us.
                     let _ = app.reload("SIGHUP");
                 }
             }
         }
+        drop(offer);
         let drain = app.settings.load().timeouts.drain;
         drop(app);
         tracing::info!(?drain, "stopping; a second signal stops at once");
@@ -173,4 +206,25 @@ fn serve(
         }
         Ok(())
     })
+}
+
+/// Offers the listening sockets to a new process, if the settings say so.
+fn offer(server: &mut Server) -> io::Result<Option<Offer>> {
+    let path = server.app().settings.load().handover.clone();
+    let Some((path, sockets)) = path.zip(server.take_offered()) else { return Ok(None) };
+    let offer = Offer::open(&path, sockets);
+    offer.map(Some).map_err(|error| io::Error::new(error.kind(), format!("handover: {}: {error}", path.display())))
+}
+
+/// The process that has taken over; waits for ever where nothing is offered.
+async fn taken(offer: Option<&Offer>, app: &Arc<App>) -> Successor {
+    let Some(offer) = offer else { return std::future::pending().await };
+    let app = Arc::clone(app);
+    let keep = move || {
+        // Without a directory it stays in memory, and without a trainer nothing is learned: no reason to stay.
+        if let Err(error) = app.trainer.save() {
+            tracing::warn!(%error, "the new process will not know what was learned last");
+        }
+    };
+    offer.taken(keep).await
 }

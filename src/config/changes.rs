@@ -12,8 +12,16 @@ use super::checked::Settings;
 use super::view::same_tokens;
 
 /// Keys that only a new process can apply: sockets, threads, the log and what learning starts from.
-const RESTART: [&str; 7] =
-    ["listen", "admin.listen", "workers", "log.format", "adaptive.state_dir", "adaptive.prior", "prefix.key_file"];
+const RESTART: [&str; 8] = [
+    "listen",
+    "admin.listen",
+    "workers",
+    "handover",
+    "log.format",
+    "adaptive.state_dir",
+    "adaptive.prior",
+    "prefix.key_file",
+];
 
 /// A setting that differs.
 #[derive(Clone, Debug, PartialEq)]

@@ -48,6 +48,7 @@ impl Check<'_> {
             policy: raw.policy.0,
             workers: raw.workers.0.unwrap_or_else(cores),
             session_key: raw.session_key.0.clone(),
+            handover: raw.handover.0.as_ref().map(|path| self.dir.join(&path.0)),
             debug_headers: raw.debug_headers,
             admin: self.admin(&raw.admin),
             adaptive: self.adaptive(&raw.adaptive),
@@ -93,6 +94,10 @@ impl Check<'_> {
         self.loops(&settings);
         self.shadows(&settings.routes);
         self.hedges(&settings.routes);
+        if settings.handover.is_some() && settings.admin.listen.address().is_none() && !self.broken(&["admin.listen"]) {
+            let complaint = Complaint::new("a socket in the file system (admin.listen) is not handed over");
+            self.complain("handover", complaint.allowed("\"off\", or an IP and port for admin.listen"));
+        }
         if settings.ejection.base > settings.ejection.longest && !self.broken(&["ejection"]) {
             let complaint = Complaint::new("the first ejection is longer than the longest");
             self.complain("ejection.base", complaint.allowed("at most ejection.longest"));

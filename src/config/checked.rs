@@ -31,6 +31,8 @@ pub struct Settings {
     pub session_key: SessionKey,
     /// Threads that carry requests.
     pub workers: usize,
+    /// Where a new process takes the listening sockets over from this one.
+    pub handover: Option<PathBuf>,
     /// Whether responses tell of node, policy and prediction.
     pub debug_headers: bool,
     /// The admin listener.

@@ -47,6 +47,9 @@ pub struct Raw {
     pub session_key: SessionName,
     /// Threads that carry requests; "auto" is one per core. Change needs a restart.
     pub workers: Workers,
+    /// A unix socket at which a new process takes the listening sockets over from this one, relative to the configuration
+    /// file, or "off". Change needs a restart.
+    pub handover: OrOff<FilePath>,
     /// Whether responses tell in headers which node answered, who chose it, and what was predicted: for tests, not for
     /// clients that one does not know.
     pub debug_headers: bool,
@@ -92,6 +95,7 @@ impl Default for Raw {
             // What gateways of language models send for this, where they do.
             session_key: SessionName(SessionKey::Header(HeaderName::from_static("x-session-id"))),
             workers: Workers(None),
+            handover: OrOff(None),
             debug_headers: false,
             admin: RawAdmin::default(),
             adaptive: RawAdaptive::default(),

@@ -32,6 +32,7 @@ impl Settings {
             policy,
             session_key,
             workers,
+            handover,
             debug_headers,
             admin,
             adaptive,
@@ -53,6 +54,7 @@ impl Settings {
             policy: PolicyName(*policy),
             session_key: SessionName(session_key.clone()),
             workers: Workers(Some(*workers)),
+            handover: OrOff(handover.as_ref().map(|path| FilePath(path.display().to_string()))),
             debug_headers: *debug_headers,
             admin: RawAdmin {
                 listen: AdminAddress(admin.listen.clone()),

@@ -33,6 +33,7 @@ use crate::proxy::framing::{ConnState, GuardedIo, Limits as FramingLimits};
 use crate::proxy::headers::Introduction;
 use crate::proxy::intake::address_hash;
 use crate::proxy::overdue::{LOOK_EVERY, Look, Overdue};
+use crate::proxy::server::Phase;
 use crate::proxy::worker::Worker;
 
 /// What the requests of one connection share.
@@ -150,7 +151,7 @@ pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     worker: Arc<Worker>,
-    mut stopping: watch::Receiver<bool>,
+    mut phases: watch::Receiver<Phase>,
 ) {
     let app = Arc::clone(&worker.app);
     let settings = app.settings.load_full();
@@ -166,7 +167,7 @@ pub(super) async fn serve(
     drop(settings);
     loop {
         let mut serving = Box::pin(builder.serve_connection(io, service).with_upgrades());
-        if !is_idle_after(serving.as_mut(), &conn, &mut overdue, &mut stopping).await {
+        if !is_idle_after(serving.as_mut(), &conn, &mut overdue, &phases).await {
             return;
         }
         let Some(parts) = Pin::into_inner(serving).into_parts() else { return };
@@ -179,7 +180,7 @@ pub(super) async fn serve(
         tokio::select! {
             arrived = io.inner().get_ref().readable() => if arrived.is_err() { return },
             () = tokio::time::sleep(patience) => return,
-            _ = stopping.wait_for(|stop| *stop) => return,
+            _ = phases.wait_for(|phase| *phase == Phase::Stopping) => return,
         }
     }
 }
@@ -232,26 +233,37 @@ async fn is_idle_after<F: Serving>(
     mut serving: Pin<&mut F>,
     conn: &Conn,
     overdue: &mut Overdue,
-    stopping: &mut watch::Receiver<bool>,
+    phases: &watch::Receiver<Phase>,
 ) -> bool {
     let app = &conn.worker.app;
     let first_look = overdue.timeouts.first_request.min(FIRST_LOOK);
     let mut timer = pin!(tokio::time::sleep(first_look));
+    let mut listening = phases.clone();
     let mut stop = pin!(async move {
         // An error means that nobody can tell us to stop any more, which is a stop too.
-        let _ = stopping.wait_for(|stop| *stop).await;
+        let _ = listening.wait_for(|phase| *phase == Phase::Stopping).await;
     });
-    let (mut told, mut listening) = (false, false);
+    let (mut told, mut listens, mut before) = (false, false, None);
     std::future::poll_fn(|cx| {
-        // One poll leaves the waker; from then on a flag tells, which is cheaper to look at with every event.
-        let stops = if listening { app.is_stopping() } else { stop.as_mut().poll(cx).is_ready() };
-        listening = true;
-        if stops && !told {
+        if !listens {
+            // One poll leaves the waker; from then on a flag tells, which is cheaper to look at with every event.
+            listens = true;
+            let _ = stop.as_mut().poll(cx);
+        }
+        let ends = app.is_stopping();
+        let is_to_go = |before| overdue.is_to_go(conn, *phases.borrow(), before, app.clock.now());
+        if ends && !told && is_to_go(*before.get_or_insert_with(|| conn.served())) {
             told = true;
             serving.as_mut().graceful_shutdown();
         }
         if serving.as_mut().poll(cx).is_ready() {
             return Poll::Ready(false);
+        }
+        if ends && !told && conn.is_busy() && before.is_some_and(is_to_go) {
+            // The answer to the request that has just come tells the client.
+            told = true;
+            serving.as_mut().graceful_shutdown();
+            cx.waker().wake_by_ref();
         }
         while timer.as_mut().poll(cx).is_ready() {
             let now = app.clock.now();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::clock::Time;
 use crate::config::Timeouts;
 use crate::proxy::connection::Conn;
+use crate::proxy::server::Phase;
 
 /// The longest sleep between two looks at a connection that is not busy: what a slow head may gain over its timeout,
 /// and how long an idle client keeps the buffers of its last request.
@@ -18,6 +19,10 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Short, because the memory of a rush of clients is the buffers of those that are not parked yet, and the allocator
 /// keeps what the rush needed. Setting a connection up again costs a few per cent of a request.
 const PARK_AFTER: Duration = Duration::from_millis(150);
+
+/// How long a client that has just connected may take to send its request, even if the proxy stops: it may have sent it
+/// already, and a connection that ends without a word is a failure to it.
+const FIRST_REQUEST_MIN: Duration = Duration::from_millis(500);
 
 /// When a connection is overdue.
 #[derive(Debug)]
@@ -86,6 +91,17 @@ impl Overdue {
         } else {
             // A head may start while we sleep: be there early enough to see it.
             Look::Again(limit.min(now.after(LOOK_EVERY)))
+        }
+    }
+
+    /// Whether a connection is to end with its present request, or at once if it has none. While another process accepts
+    /// in our place, a client may ask once more than the `before` requests it has sent already and is told in that answer;
+    /// one that has just connected always may.
+    pub(super) fn is_to_go(&self, conn: &Conn, phase: Phase, before: u64, now: Time) -> bool {
+        match phase {
+            Phase::Serving => false,
+            Phase::Leaving => conn.is_busy() && conn.served() > before,
+            Phase::Stopping => conn.is_busy() || conn.served() > 0 || now >= self.accepted.after(FIRST_REQUEST_MIN),
         }
     }
 

@@ -27,11 +27,22 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Connections that may wait for a worker to take them; more wait in the kernel's backlog.
 const DEALT_MAX: usize = 1024;
 
+/// How far a data path is from its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    /// It accepts.
+    Serving,
+    /// Somebody else accepts. Clients that are here may ask once more and are told then to go.
+    Leaving,
+    /// Clients without a request are closed.
+    Stopping,
+}
+
 /// A running data path.
 #[derive(Debug)]
 pub struct Proxy {
     app: Arc<App>,
-    stop: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
     abort: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
     acceptor: JoinHandle<()>,
@@ -75,7 +86,7 @@ impl Proxy {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let count = app.settings.load().workers.max(1);
-        let (stop, stopping) = watch::channel(false);
+        let (phase, phases) = watch::channel(Phase::Serving);
         let (abort, aborting) = watch::channel(false);
         let mut workers = Vec::with_capacity(count);
         let mut hands = Vec::with_capacity(count);
@@ -83,18 +94,18 @@ impl Proxy {
             let worker = Arc::new(Worker::new(Arc::clone(app), fastrand::u64(..)));
             let (hand, dealt) = mpsc::channel(DEALT_MAX);
             hands.push((Arc::clone(&worker), hand));
-            let (stopping, aborting) = (stopping.clone(), aborting.clone());
+            let (phases, aborting) = (phases.clone(), aborting.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
             let tends = index == 0;
-            workers.push(thread.spawn(move || runtime.block_on(work(worker, dealt, stopping, aborting, tends)))?);
+            workers.push(thread.spawn(move || runtime.block_on(work(worker, dealt, phases, aborting, tends)))?);
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let shared = Arc::clone(app);
         let acceptor = std::thread::Builder::new()
             .name("acceptor".to_owned())
-            .spawn(move || runtime.block_on(accept(shared, listener, hands, stopping)))?;
-        Ok(Proxy { app: Arc::clone(app), stop, abort, workers, acceptor, address })
+            .spawn(move || runtime.block_on(accept(shared, listener, hands, phases)))?;
+        Ok(Proxy { app: Arc::clone(app), phase, abort, workers, acceptor, address })
     }
 
     /// Where it listens.
@@ -102,10 +113,25 @@ impl Proxy {
         self.address
     }
 
+    /// Stops accepting, as another process does now, and returns when it has. Clients that are here stay until they have
+    /// asked once more and were told to go.
+    pub fn leave(&self) {
+        self.app.begin_stop();
+        self.phase.send_if_modified(|phase| std::mem::replace(phase, Phase::Leaving.max(*phase)) < Phase::Leaving);
+        while !self.acceptor.is_finished() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Whether it has left accepting to another process.
+    pub fn is_leaving(&self) -> bool {
+        *self.phase.borrow() == Phase::Leaving
+    }
+
     /// Stops accepting and lets what runs finish: kept-alive connections close after their present request.
     pub fn drain(&self) {
         self.app.begin_stop();
-        self.stop.send_replace(true);
+        self.phase.send_replace(Phase::Stopping);
     }
 
     /// Ends what still runs.
@@ -131,7 +157,7 @@ impl Proxy {
 
 type Hand = (Arc<Worker>, mpsc::Sender<Dealt>);
 
-async fn accept(app: Arc<App>, listener: std::net::TcpListener, hands: Vec<Hand>, mut stopping: watch::Receiver<bool>) {
+async fn accept(app: Arc<App>, listener: std::net::TcpListener, hands: Vec<Hand>, phases: watch::Receiver<Phase>) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -139,15 +165,13 @@ async fn accept(app: Arc<App>, listener: std::net::TcpListener, hands: Vec<Hand>
             return;
         }
     };
-    tokio::select! {
-        () = accept_all(&app, &listener, &hands) => {}
-        _ = stopping.wait_for(|stop| *stop) => {}
-    }
+    accept_all(&app, &listener, &hands, phases).await;
 }
 
-async fn accept_all(app: &Arc<App>, listener: &TcpListener, hands: &[Hand]) {
+/// Accepts until it is told not to. What was accepted is dealt in any case.
+async fn accept_all(app: &Arc<App>, listener: &TcpListener, hands: &[Hand], mut phases: watch::Receiver<Phase>) {
     let mut complained = false;
-    loop {
+    while *phases.borrow() == Phase::Serving {
         let most = app.settings.load().limits.connections_max;
         if app.connections.load(Ordering::Relaxed) >= most {
             if !std::mem::replace(&mut complained, true) {
@@ -157,7 +181,11 @@ async fn accept_all(app: &Arc<App>, listener: &TcpListener, hands: &[Hand]) {
             continue;
         }
         complained = false;
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = phases.wait_for(|phase| *phase != Phase::Serving) => return,
+        };
+        match accepted {
             Ok((stream, peer)) => deal(app, hands, stream, peer).await,
             Err(error) if is_of_one_client(&error) => {}
             Err(error) => {
@@ -188,7 +216,7 @@ async fn deal(app: &Arc<App>, hands: &[Hand], stream: TcpStream, peer: SocketAdd
 async fn work(
     worker: Arc<Worker>,
     mut dealt: mpsc::Receiver<Dealt>,
-    stopping: watch::Receiver<bool>,
+    phases: watch::Receiver<Phase>,
     mut aborting: watch::Receiver<bool>,
     tends: bool,
 ) {
@@ -198,9 +226,9 @@ async fn work(
     let serving = async {
         while let Some(Dealt { stream, peer, counted }) = dealt.recv().await {
             let Ok(stream) = TcpStream::from_std(stream) else { continue };
-            let (worker, stopping) = (Arc::clone(&worker), stopping.clone());
+            let (worker, phases) = (Arc::clone(&worker), phases.clone());
             tokio::spawn(async move {
-                serve(stream, peer, worker, stopping).await;
+                serve(stream, peer, worker, phases).await;
                 drop(counted);
             });
         }

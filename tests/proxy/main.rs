@@ -26,4 +26,5 @@ mod stopping;
 mod streaming;
 mod timeouts;
 mod tunnels;
+mod upgrade;
 mod wire;
