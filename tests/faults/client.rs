@@ -169,7 +169,7 @@ impl Crowd {
         pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
         for _ in 0..count {
             pace.tick().await;
-            let stream = self.asked.fetch_add(1, Ordering::Relaxed) % 2 == 0;
+            let stream = self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
             let (proxy, tally) = (self.proxy, Arc::clone(&self.tally));
             self.running.lock().await.spawn(async move {
                 let began = Instant::now();

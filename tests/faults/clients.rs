@@ -31,7 +31,7 @@ pub(crate) async fn leave_in_each_phase(policy: &'static str, scale: Scale) -> R
     let mut leaving = JoinSet::new();
     for at in 0..scale.clients {
         leaving.spawn(leave(stage.proxy, at));
-        if at % 10 == 0 {
+        if at.is_multiple_of(10) {
             crowd.come(1).await;
         }
     }
@@ -67,7 +67,7 @@ async fn leave(proxy: SocketAddr, at: usize) {
         let _ = timeout(PATIENCE, wire.read(&mut [0; 256])).await;
     }
     // Every second one by a reset.
-    if at / 5 % 2 == 0 {
+    if (at / 5).is_multiple_of(2) {
         let _ = wire.set_zero_linger();
     }
 }
