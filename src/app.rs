@@ -21,6 +21,7 @@ use crate::proxy::framing::Refusal;
 use crate::proxy::inspect::{BytesPerToken, PrefixKey};
 use crate::reload::Reload;
 use crate::request::Kinds;
+use crate::spans::Spans;
 use crate::telemetry::{Scrape, Telemetry};
 use crate::trainer::Trainer;
 
@@ -63,6 +64,8 @@ pub struct App {
     pub reload: Reload,
     /// Recent decisions.
     pub decisions: Arc<Decisions>,
+    /// Traces on their way to a collector.
+    pub spans: Arc<Spans>,
 }
 
 impl App {
@@ -108,6 +111,7 @@ impl App {
             prefix_key,
             retries,
             hedges,
+            spans: Arc::new(Spans::new(&clock)),
             open_connections: OpenConnections::default(),
             rates: RateTable::default(),
             rate_hash: RandomState::new(),
@@ -139,6 +143,7 @@ impl App {
             balancer: &self.balancer,
             trainer: &self.trainer,
             connections: self.connections.load(Ordering::Relaxed),
+            spans: self.spans.counts(),
             node_connections: &|node| self.open_connections.count(node),
         })
     }

@@ -6,7 +6,7 @@
 //!     main, cli              verbs: run, demo, simulate, check, config, ...
 //!       |
 //!     the shell              server   proxy   admin   telemetry   probe   reload   app       sockets, disk, wall
-//!                            trainer  training  recording  state  priors  decisions       clock, tokio
+//!                            trainer  training  recording  state  priors  decisions  spans       clock, tokio
 //!                            emulator   load
 //!       |                    advise  report  what a recording teaches about a fleet, a comparison as a page
 //!       |                    sim         virtual time, the same core
@@ -90,6 +90,7 @@ pub mod request;
 pub mod server;
 pub mod sim;
 pub mod sockets;
+pub mod spans;
 pub mod state;
 pub mod telemetry;
 pub mod trainer;

@@ -20,6 +20,7 @@ use crate::config::{AdminListen, Settings};
 use crate::probe;
 use crate::proxy::Proxy;
 use crate::sockets::Sockets;
+use crate::spans;
 use crate::trainer;
 
 /// Connections that the kernel keeps for us while we are busy.
@@ -169,11 +170,14 @@ async fn control(app: Arc<App>, door: Door, mut silenced: watch::Receiver<bool>,
         }
     };
     let checks = tokio::spawn(probe::watch_fleet(Arc::clone(&app)));
+    let exporting = tokio::spawn(spans::export(Arc::clone(&app), ending.clone()));
     if let Err(error) = admin::serve(door, app, shutdown).await {
         tracing::error!(%error, "the admin API has stopped");
     }
     let _ = ending.wait_for(|end| *end).await;
     checks.abort();
+    // It sends what is left, for a bounded time.
+    let _ = exporting.await;
 }
 
 /// The same socket once more.

@@ -14,13 +14,13 @@ use std::path::PathBuf;
 
 use super::checked::{
     Adaptive, Forward, Health, Limits, Log, LogFormat, PrefixSettings, Priority, QueueSettings, RateLimit, Retry,
-    Route, Settings, Timeouts,
+    Route, ServerTiming, Settings, Timeouts, Trace,
 };
 use super::error::{Complaint, ConfigError, quoted};
 use super::origins::Origins;
 use super::raw::{
     Raw, RawAdaptive, RawEjection, RawLimits, RawLogFormat, RawNode, RawPrefix, RawPriority, RawQueue, RawRateLimit,
-    RawRoute, RawTimeouts,
+    RawRoute, RawServerTiming, RawTimeouts,
 };
 use super::sources::Env;
 use crate::address::meet;
@@ -50,6 +50,11 @@ impl Check<'_> {
             session_key: raw.session_key.0.clone(),
             handover: raw.handover.0.as_ref().map(|path| self.dir.join(&path.0)),
             debug_headers: raw.debug_headers,
+            server_timing: match raw.server_timing {
+                RawServerTiming::Off => ServerTiming::Off,
+                RawServerTiming::Asked => ServerTiming::Asked,
+                RawServerTiming::Always => ServerTiming::Always,
+            },
             admin: self.admin(&raw.admin),
             adaptive: self.adaptive(&raw.adaptive),
             nodes: raw.nodes.iter().map(node).collect(),
@@ -87,6 +92,11 @@ impl Check<'_> {
                     RawLogFormat::Json => LogFormat::Json,
                 },
                 access: raw.log.access,
+            },
+            trace: Trace {
+                endpoint: raw.trace.endpoint.0.as_ref().map(|url| url.0.clone()),
+                share: raw.trace.share,
+                service: raw.trace.service.0.clone(),
             },
         };
         self.listeners(&settings, raw.admin.tokens.is_empty());

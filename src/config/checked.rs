@@ -35,6 +35,8 @@ pub struct Settings {
     pub handover: Option<PathBuf>,
     /// Whether responses tell of node, policy and prediction.
     pub debug_headers: bool,
+    /// When responses carry `Server-Timing`.
+    pub server_timing: ServerTiming,
     /// The admin listener.
     pub admin: Admin,
     /// What is learned, and the policy that routes by it.
@@ -63,6 +65,30 @@ pub struct Settings {
     pub forward: Forward,
     /// Logs.
     pub log: Log,
+    /// Traces.
+    pub trace: Trace,
+}
+
+/// When responses tell where their time went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerTiming {
+    /// Never.
+    Off,
+    /// When the request asks.
+    Asked,
+    /// Always.
+    Always,
+}
+
+/// Traces to a collector.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trace {
+    /// `http://host:port` with an optional base path; `None` records none.
+    pub endpoint: Option<String>,
+    /// Share of the traces that begin here which are recorded, 0..=1.
+    pub share: f64,
+    /// What the spans call this service.
+    pub service: String,
 }
 
 impl Settings {

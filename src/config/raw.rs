@@ -7,6 +7,7 @@
 
 mod admin;
 mod node;
+mod observation;
 mod prefix;
 mod protection;
 mod route;
@@ -29,6 +30,7 @@ use crate::policy::{self, PolicyId};
 
 pub use admin::{RawAdmin, RawRole, RawToken};
 pub use node::RawNode;
+pub use observation::{RawServerTiming, RawTrace};
 pub use prefix::RawPrefix;
 pub use protection::{RawEjection, RawQueue, RawRateLimit};
 pub use route::{RawPriority, RawRoute, RawRouteTimeouts};
@@ -53,6 +55,9 @@ pub struct Raw {
     /// Whether responses tell in headers which node answered, who chose it, and what was predicted: for tests, not for
     /// clients that one does not know.
     pub debug_headers: bool,
+    /// When responses tell in `Server-Timing` where their time went: "off", "asked" (by a request that has
+    /// `x-bellwether-timing`), or "always".
+    pub server_timing: RawServerTiming,
     /// The admin API.
     pub admin: RawAdmin,
     /// What is learned of the nodes, and the policy `adaptive` that routes by it.
@@ -77,6 +82,8 @@ pub struct Raw {
     pub forward: RawForward,
     /// Logs.
     pub log: RawLog,
+    /// Traces to an OpenTelemetry collector.
+    pub trace: RawTrace,
     /// The model servers.
     #[serde(rename = "node", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4096))]
@@ -97,6 +104,7 @@ impl Default for Raw {
             workers: Workers(None),
             handover: OrOff(None),
             debug_headers: false,
+            server_timing: RawServerTiming::default(),
             admin: RawAdmin::default(),
             adaptive: RawAdaptive::default(),
             health: RawHealth::default(),
@@ -109,6 +117,7 @@ impl Default for Raw {
             limits: RawLimits::default(),
             forward: RawForward::default(),
             log: RawLog::default(),
+            trace: RawTrace::default(),
             nodes: Vec::new(),
             routes: Vec::new(),
         }

@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 use secrecy::ExposeSecret;
 use serde_json::{Value as Json, json};
 
-use super::checked::{Adaptive, LogFormat, Priority, QueueSettings, RateLimit, Role, Route, Settings, Timeouts, Token};
+use super::checked::{
+    Adaptive, LogFormat, Priority, QueueSettings, RateLimit, Role, Route, ServerTiming, Settings, Timeouts, Token,
+};
 use super::raw::{
     Raw, RawAdaptive, RawAdmin, RawEjection, RawForward, RawHealth, RawLimits, RawLog, RawLogFormat, RawNode,
-    RawPrefix, RawPriority, RawQueue, RawRateLimit, RawRetry, RawRole, RawRoute, RawRouteTimeouts, RawTimeouts,
-    RawToken,
+    RawPrefix, RawPriority, RawQueue, RawRateLimit, RawRetry, RawRole, RawRoute, RawRouteTimeouts, RawServerTiming,
+    RawTimeouts, RawToken, RawTrace,
 };
 use super::value::{
     Address, AdminAddress, ClientKey, FieldName, FilePath, HostName, InFlight, LogFilter, MethodName, ModelName, Name,
@@ -34,6 +36,7 @@ impl Settings {
             workers,
             handover,
             debug_headers,
+            server_timing,
             admin,
             adaptive,
             nodes,
@@ -48,6 +51,7 @@ impl Settings {
             limits,
             forward,
             log,
+            trace,
         } = self;
         Raw {
             listen: Address(*listen),
@@ -56,6 +60,11 @@ impl Settings {
             workers: Workers(Some(*workers)),
             handover: OrOff(handover.as_ref().map(|path| FilePath(path.display().to_string()))),
             debug_headers: *debug_headers,
+            server_timing: match server_timing {
+                ServerTiming::Off => RawServerTiming::Off,
+                ServerTiming::Asked => RawServerTiming::Asked,
+                ServerTiming::Always => RawServerTiming::Always,
+            },
             admin: RawAdmin {
                 listen: AdminAddress(admin.listen.clone()),
                 hosts: admin.hosts.iter().cloned().map(HostName).collect(),
@@ -110,6 +119,11 @@ impl Settings {
                     LogFormat::Json => RawLogFormat::Json,
                 },
                 access: log.access,
+            },
+            trace: RawTrace {
+                endpoint: OrOff(trace.endpoint.clone().map(NodeUrl)),
+                share: trace.share,
+                service: Name(trace.service.clone()),
             },
             nodes: nodes.iter().map(raw_node).collect(),
             routes: routes.iter().map(|route| raw_route(route, timeouts)).collect(),

@@ -42,6 +42,9 @@ impl Passage {
         alarm: &mut Alarm,
     ) -> Result<(Upstream, response::Parts), Failed> {
         request.address(node, self.settings.forward.preserve_host);
+        if let Some(story) = &self.story {
+            story.pass_on(node.id, &mut request.told);
+        }
         let timeouts = self.timeouts();
         let limits = &self.settings.limits;
         let mut kept = self.worker.pool.take(node, limits, now);

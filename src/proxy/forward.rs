@@ -32,6 +32,7 @@ use crate::proxy::rate::{self, Charge};
 use crate::proxy::relay::{Attempt, Patience, Relay};
 use crate::proxy::reply::{ProxyError, is_openai};
 use crate::proxy::story::Story;
+use crate::proxy::timing::Timing;
 use crate::proxy::tunnel::Wish;
 use crate::proxy::upload::RequestBody;
 use crate::proxy::upstream::Upstream;
@@ -57,6 +58,7 @@ pub(super) async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Resul
         route_timeouts: None,
         settings,
         busy: Some(busy),
+        timing: None,
         answered: false,
     };
     let mut alarm = conn.take_alarm(passage.settings.timeouts.first_byte);
@@ -98,6 +100,8 @@ pub(super) struct Passage {
     /// Index of the route whose timeouts count.
     route_timeouts: Option<usize>,
     pub(super) busy: Option<Busy>,
+    /// Where the time goes, if somebody wants to know.
+    pub(super) timing: Option<Box<Timing>>,
     /// Whether there is an answer; without one the client has left.
     answered: bool,
 }
@@ -161,9 +165,7 @@ impl Passage {
         let client = headers::client_address(&head.headers, conn.peer.ip(), trusted);
         let started = self.worker.app.clock.now();
         self.arrived = started;
-        if settings.log.access && self.worker.app.telemetry.logs_access() {
-            self.story = Some(Box::new(Story::new(started, client, head.method.clone(), head.uri.clone())));
-        }
+        self.story = Story::begin(&self.worker, &settings, started, client, head);
         if head.method == Method::CONNECT {
             return Err(ProxyError::method(&head.method));
         }
@@ -175,10 +177,12 @@ impl Passage {
         }
         let seen = Survey::of(&head.headers);
         let upgrade = headers::strip_hop_by_hop(&mut head.headers, seen);
-        let (told, id) = self.worker.with_rng(|rng| conn.introduction.introduce(&mut head.headers, seen, rng));
+        let trace = self.story.as_ref().and_then(|story| story.trace_id());
+        let (told, id) = self.worker.with_rng(|rng| conn.introduction.introduce(&mut head.headers, seen, trace, rng));
         if let Some(story) = &mut self.story {
-            story.request_id = Some(id.clone());
+            story.introduced(&told, id.clone());
         }
+        self.timing = Timing::wanted(settings.server_timing, seen.timing);
         self.request_id = Some(id);
         if seen.expect {
             // hyper has answered it by the time the body is read; a node must not be asked to answer it again.
@@ -209,7 +213,7 @@ impl Passage {
             self.deadline = Some(Instant::now() + left);
         }
         if let Some(story) = &mut self.story {
-            story.model.clone_from(&intake.shape.model);
+            story.describe(&intake, &self.worker.app.kinds);
         }
         if !settings.rate_limit.rules.is_off() {
             self.within_rate(&head.headers, client, &intake.shape)?;
@@ -269,7 +273,7 @@ impl Passage {
             let app = &self.worker.app;
             let now = app.clock.now();
             let node = ticket.node().id;
-            ticket.finish(now, failed.outcome);
+            self.end(ticket, now, failed.outcome);
             if matches!(failed.outcome, Outcome::Censored(_)) && failed.unsent.is_none() {
                 return Err(self.client_fault(conn, failed.error));
             }
@@ -284,6 +288,14 @@ impl Passage {
             app.telemetry.retried(if unsent { "unsent" } else { "idempotent" });
             request = again;
         }
+    }
+
+    /// Ends an attempt that brought no answer for the client.
+    pub(super) fn end(&self, ticket: Ticket, now: Time, outcome: Outcome) {
+        if let Some(story) = &self.story {
+            story.ended(ticket.node().id, now, outcome);
+        }
+        ticket.finish(now, outcome);
     }
 
     /// Whether there may be another attempt; pays for it.
@@ -305,7 +317,7 @@ impl Passage {
     pub(super) fn relay(
         &mut self,
         ticket: Ticket,
-        upstream: Upstream,
+        mut upstream: Upstream,
         mut head: response::Parts,
         intake: &Intake,
     ) -> Response {
@@ -322,6 +334,10 @@ impl Passage {
         }
         if self.settings.debug_headers {
             headers::tell_decision(&mut head.headers, ticket.decision());
+        }
+        let connecting = upstream.connecting();
+        if let Some(timing) = &self.timing {
+            timing.tell(&mut head.headers, &ticket, connecting, self.worker.app.clock.now());
         }
         head.version = Version::HTTP_11;
         self.worker.app.telemetry.answered(Some(ticket.node()), status);

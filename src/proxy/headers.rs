@@ -11,6 +11,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use crate::balancer::Decision;
+use crate::spans::context::{TRACE_ID, TRACEPARENT, render};
 
 /// How this proxy calls itself in `Via` and `Proxy-Status`.
 pub(super) const PSEUDONYM: &str = "bellwether";
@@ -22,7 +23,6 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// Names the request for all who handle it.
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -72,6 +72,8 @@ pub(super) struct Survey {
     pub(super) retry_after: bool,
     /// `Expect`.
     pub(super) expect: bool,
+    /// `x-bellwether-timing`: the client asks where the time went.
+    pub(super) timing: bool,
 }
 
 impl Survey {
@@ -89,6 +91,7 @@ impl Survey {
                 "host" => &mut seen.host,
                 "content-encoding" => &mut seen.coding,
                 "retry-after" => &mut seen.retry_after,
+                "x-bellwether-timing" => &mut seen.timing,
                 _ => continue,
             };
             *flag = true;
@@ -194,6 +197,7 @@ impl Introduction {
         &self,
         headers: &mut HeaderMap,
         seen: Survey,
+        trace: Option<u128>,
         rng: &mut fastrand::Rng,
     ) -> (Vec<u8>, HeaderValue) {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
@@ -216,7 +220,7 @@ impl Introduction {
             told = Vec::with_capacity(said.text.len() + IDS_BYTES);
             told.extend_from_slice(&said.text);
         }
-        let id = identify(headers, seen, rng, &mut told);
+        let id = identify(headers, seen, trace, rng, &mut told);
         (told, id)
     }
 
@@ -283,16 +287,22 @@ pub(super) fn append_via(headers: &mut HeaderMap) {
 /// Keeps the client's trace and request id if they are presentable, else makes them and adds them to `told`. Returns the
 /// request id.
 ///
-/// Where both are made they are one: the request id is the trace id.
-fn identify(headers: &mut HeaderMap, seen: Survey, rng: &mut fastrand::Rng, told: &mut Vec<u8>) -> HeaderValue {
+/// Where both are made they are one: the request id is the trace id. A `trace` that is recorded is not told here, as its
+/// context names the attempt; the other context says that nothing is recorded.
+fn identify(
+    headers: &mut HeaderMap,
+    seen: Survey,
+    trace: Option<u128>,
+    rng: &mut fastrand::Rng,
+    told: &mut Vec<u8>,
+) -> HeaderValue {
     let kept = if seen.request_id { headers.get(X_REQUEST_ID).filter(|id| is_presentable(id)).cloned() } else { None };
-    if seen.traceparent
-        && let Some(kept) = kept
-    {
+    let has_context = seen.traceparent || trace.is_some();
+    if has_context && let Some(kept) = kept {
         return kept;
     }
-    let made = trace_context(rng.u128(1..), rng.u64(1..));
-    if !seen.traceparent {
+    let made = render(trace.unwrap_or_else(|| rng.u128(1..)), rng.u64(1..), false);
+    if !has_context {
         write_field(told, TRACEPARENT.as_str(), &made);
     }
     kept.unwrap_or_else(|| {
@@ -307,24 +317,6 @@ fn identify(headers: &mut HeaderMap, seen: Survey, rng: &mut fastrand::Rng, told
 
 fn is_presentable(id: &HeaderValue) -> bool {
     (1..=REQUEST_ID_MAX).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
-}
-
-/// Where the trace id stands in a trace context.
-const TRACE_ID: std::ops::Range<usize> = 3..35;
-
-/// `00-TRACE-SPAN-00`: not sampled, since nobody here records spans.
-fn trace_context(trace: u128, span: u64) -> [u8; 55] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-    let mut write = |from: usize, bytes: &[u8]| {
-        for (at, byte) in bytes.iter().enumerate() {
-            text[from + 2 * at] = DIGITS[usize::from(byte >> 4)];
-            text[from + 2 * at + 1] = DIGITS[usize::from(byte & 15)];
-        }
-    };
-    write(TRACE_ID.start, &trace.to_be_bytes());
-    write(36, &span.to_be_bytes());
-    text
 }
 
 /// Appends to a comma-separated list that may be spread over several fields.
@@ -359,7 +351,7 @@ mod tests {
 
     /// Introduces as a connection would, and puts what is told into the map to what the client said.
     fn tell(map: &mut HeaderMap, peer: &str, trusted: &[IpNet], rng: &mut fastrand::Rng) -> HeaderValue {
-        let (told, id) = Introduction::new(ip(peer), trusted).introduce(map, Survey::of(map), rng);
+        let (told, id) = Introduction::new(ip(peer), trusted).introduce(map, Survey::of(map), None, rng);
         let told = String::from_utf8(told).expect("text");
         assert!(told.ends_with("\r\n"));
         for field in told.split_terminator("\r\n") {

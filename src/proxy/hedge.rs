@@ -11,7 +11,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -112,7 +111,7 @@ impl Passage {
             None => {
                 // First of all the connection: the node should stop computing now.
                 drop(others);
-                other.finish(now(), Outcome::Censored(Censor::Hedged));
+                self.end(other, now(), Outcome::Censored(Censor::Hedged));
                 answer
             }
             Some(outcome) => {
@@ -120,7 +119,7 @@ impl Passage {
                 by_copy = !by_copy;
                 std::mem::swap(ticket, &mut other);
                 tried.push(other.node().id);
-                other.finish(now(), outcome);
+                self.end(other, now(), outcome);
                 others.await
             }
         };
@@ -144,7 +143,7 @@ impl Passage {
         };
         copy.dropped_means(meaning_of_drop);
         if let Some(story) = &self.story {
-            story.hedges.fetch_add(1, Ordering::Relaxed);
+            story.hedge(&copy);
         }
         Some(copy)
     }

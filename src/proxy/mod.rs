@@ -23,6 +23,8 @@ mod reply;
 mod server;
 mod session;
 mod story;
+mod timing;
+mod trace;
 mod tunnel;
 mod upload;
 mod upstream;

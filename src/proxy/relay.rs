@@ -116,6 +116,7 @@ impl Relay {
         let usage = self.scan.finish();
         ticket.usage(usage.prompt_tokens, usage.output_tokens);
         ticket.usage_cached(usage.cached_tokens);
+        let node = ticket.node().id;
         let sample = ticket.finish(now, outcome);
         if let Some(tokens) = usage.prompt_tokens.filter(|_| prompt_bytes > 0) {
             worker.app.bytes_per_token.observe(sample.kind, prompt_bytes, tokens);
@@ -124,7 +125,9 @@ impl Relay {
             charge.settle(&worker.app, &settings, &sample);
         }
         worker.pool.put(upstream, &settings.limits, now);
-        if let Some(story) = story {
+        if let Some(mut story) = story {
+            story.used(&sample);
+            story.ended(node, now, outcome);
             story.tell(now, outcome.word());
         }
         if let Some(mut busy) = busy {
@@ -139,8 +142,10 @@ impl Relay {
         // First of all the node's connection: it should stop computing now.
         drop(upstream);
         let now = worker.app.clock.now();
+        let node = ticket.node().id;
         ticket.finish(now, outcome);
         if let Some(story) = story {
+            story.ended(node, now, outcome);
             story.tell(now, outcome.word());
         }
     }

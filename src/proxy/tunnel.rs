@@ -92,7 +92,7 @@ impl Passage {
             };
             let now = app.clock.now();
             tried.push(ticket.node().id);
-            ticket.finish(now, failed.outcome);
+            self.end(ticket, now, failed.outcome);
             let model = intake.shape.model.as_deref();
             let Some(unsent) = failed.unsent.filter(|_| self.may_try_again(&tried, model, now)) else {
                 return Err(failed.error);
@@ -101,6 +101,9 @@ impl Passage {
             request = unsent;
         };
         request.address(ticket.node(), self.settings.forward.preserve_host);
+        if let Some(story) = &self.story {
+            story.pass_on(ticket.node().id, &mut request.told);
+        }
         let (patience, deadline) = (self.timeouts().first_byte, self.deadline);
         let failed = match alarm.within(patience, deadline, upstream.exchange(request)).await {
             Some(Ok(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
@@ -111,7 +114,7 @@ impl Passage {
             Some(Err(error)) => no_response(error, None, &ticket.node().spec.name, None),
             None => self.late(&ticket.node().spec.name, ticket.started(), patience, None),
         };
-        ticket.finish(self.worker.app.clock.now(), failed.outcome);
+        self.end(ticket, self.worker.app.clock.now(), failed.outcome);
         Err(failed.error)
     }
 
@@ -137,7 +140,7 @@ impl Passage {
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         head.headers.insert(header::UPGRADE, accepted.unwrap_or(wish.protocols));
         let Some(node) = upstream.into_switched() else {
-            ticket.finish(now, Outcome::Failed(Failure::Protocol));
+            self.end(ticket, now, Outcome::Failed(Failure::Protocol));
             return Err(ProxyError::internal("this connection cannot be upgraded"));
         };
         let status = head.status.as_u16();
@@ -176,11 +179,12 @@ impl Tunnel {
         };
         let now = worker.app.clock.now();
         let outcome = Outcome::Completed { status: StatusCode::SWITCHING_PROTOCOLS.as_u16() };
-        ticket.finish(now, outcome);
         if let Some(mut story) = story {
             story.bytes = carried;
+            story.ended(ticket.node().id, now, outcome);
             story.tell(now, outcome.word());
         }
+        ticket.finish(now, outcome);
         drop(busy);
     }
 }

@@ -103,6 +103,8 @@ pub(super) struct Upstream {
     used: bool,
     /// The first piece of the body, if it was waited for before anybody asked for it.
     begun: Option<Box<Piece>>,
+    /// What opening it took, until its first response.
+    connecting: Option<Duration>,
     lease: Lease,
 }
 
@@ -142,6 +144,7 @@ impl Upstream {
     ) -> Result<Upstream, ConnectError> {
         let lease = open.lease(node, settings.limits.node_connections_max).ok_or(ConnectError::TooMany)?;
         let reach = settings.reach();
+        let began = std::time::Instant::now();
         let connecting = reach.connect(&node.spec);
         let stream = match tokio::time::timeout(timeout, connecting).await {
             Ok(connected) => connected.map_err(ConnectError::Io)?,
@@ -150,6 +153,7 @@ impl Upstream {
         // Small writes must not wait for acknowledgements; a socket that refuses the option still works.
         let _ = stream.set_nodelay(true);
         let wire = Box::new(Wire::new(stream));
+        let connecting = Some(began.elapsed());
         Ok(Upstream {
             wire,
             node: node.id,
@@ -158,6 +162,7 @@ impl Upstream {
             idle_since: now,
             used: false,
             begun: None,
+            connecting,
             lease,
         })
     }
@@ -177,6 +182,11 @@ impl Upstream {
             let piece = std::future::poll_fn(|cx| self.poll_frame(cx)).await;
             self.begun = Some(Box::new(piece));
         }
+    }
+
+    /// What opening it took, if that was for the present response.
+    pub(super) fn connecting(&mut self) -> Option<Duration> {
+        self.connecting.take()
     }
 
     /// The next piece of the response body, or its trailers.

@@ -64,7 +64,10 @@ impl Passage {
         // Whoever answers a client drops the request when the client leaves.
         ticket.dropped_means(meaning_of_drop);
         if let Some(story) = &mut self.story {
-            story.attempt(ticket.decision(), ticket.time_waited());
+            story.attempt(&ticket);
+        }
+        if let Some(timing) = &mut self.timing {
+            timing.decided(&ticket, self.worker.app.clock.now());
         }
         ticket
     }

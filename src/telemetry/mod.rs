@@ -44,6 +44,7 @@ use crate::fleet::{Change, Fleet, Node};
 use crate::node::NO_NODE;
 use crate::outcome::Sample;
 use crate::policy::{PolicyId, REGISTRY};
+use crate::spans::SpanCounts;
 use crate::trainer::Trainer;
 
 /// Why attempts are followed by another one; series that exist from the start.
@@ -65,6 +66,8 @@ pub struct Scrape<'a> {
     pub trainer: &'a Trainer,
     /// Client connections open.
     pub connections: usize,
+    /// What became of spans.
+    pub spans: SpanCounts,
     /// Connections open to a node.
     pub node_connections: &'a dyn Fn(&Node) -> usize,
 }
@@ -91,6 +94,8 @@ pub struct Telemetry {
     policy_switches: Counter,
     reloads: [Counter; 2],
     log_lines_dropped: Counter,
+    /// Sent, dropped, lost.
+    spans: [Counter; 3],
     started: SystemTime,
 }
 
@@ -125,6 +130,7 @@ impl Default for Telemetry {
             policy_switches: own.counter(series::POLICY_SWITCHES),
             reloads: ["success", "failure"].map(|result| own.counter_with(series::CONFIG_RELOADS, "result", result)),
             log_lines_dropped: own.counter(series::LOG_LINES_DROPPED),
+            spans: ["sent", "dropped", "lost"].map(|result| own.counter_with(series::SPANS, "result", result)),
             started: SystemTime::now(),
             registry: own,
         };
@@ -232,6 +238,8 @@ impl Telemetry {
         }
         self.queue_bytes.set(bytes as f64);
         self.log_lines_dropped.absolute(sink::dropped());
+        let SpanCounts { sent, dropped, lost } = scrape.spans;
+        self.spans.iter().zip([sent, dropped, lost]).for_each(|(counter, count)| counter.absolute(count));
         let process = Process::read();
         let gauge = |name, value: Option<f64>| value.into_iter().for_each(|value| self.registry.gauge(name).set(value));
         gauge(series::RESIDENT_BYTES, process.resident_bytes);

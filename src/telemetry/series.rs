@@ -74,6 +74,7 @@ pub(super) const SHADOW_ADDED: &str = "bellwether_shadow_added_seconds_total";
 pub(super) const TRAINER_UP: &str = "bellwether_trainer_up";
 pub(super) const TRAINER_RESTARTS: &str = "bellwether_trainer_restarts_total";
 pub(super) const RECORDS_LOST: &str = "bellwether_records_lost_total";
+pub(super) const SPANS: &str = "bellwether_trace_spans_total";
 pub(super) const RESIDENT_BYTES: &str = "process_resident_memory_bytes";
 pub(super) const OPEN_FDS: &str = "process_open_fds";
 pub(super) const MAX_FDS: &str = "process_max_fds";
@@ -124,6 +125,10 @@ pub(super) const HELP: &[(&str, &str)] = &[
     (PREFIX_BYTES_MAX, "Bytes that the memory of prompts may use."),
     (PREFIX_EVICTIONS, "Blocks of prompts that were forgotten for others."),
     (PREFIX_PASSED_BY, "Blocks that a request passed by because another was at their part of the memory."),
+    (
+        SPANS,
+        "Spans of traces: sent to the collector, dropped as the queue was full, lost as the collector did not take them.",
+    ),
     (LOG_LINES_DROPPED, "Log lines dropped because whoever reads the log was too slow."),
     (FIT_SECONDS, "Time that a refit of the model took."),
     (

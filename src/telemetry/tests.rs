@@ -19,6 +19,7 @@ fn text(telemetry: &Telemetry, fleet: &Fleet) -> String {
         fleet,
         balancer: &balancer,
         trainer: &trainer,
+        spans: SpanCounts::default(),
         connections: 3,
         node_connections: &|_| 5,
     };

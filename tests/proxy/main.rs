@@ -25,6 +25,7 @@ mod rig;
 mod stopping;
 mod streaming;
 mod timeouts;
+mod tracing;
 mod tunnels;
 mod upgrade;
 mod wire;
