@@ -12,13 +12,14 @@ mod monitoring;
 #[path = "real/stage.rs"]
 mod stage;
 
+use std::ffi::OsStr;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use bellwether::report::measured::{Contender, Measured, Scene};
 use serde_json::{Value as Json, json};
-use stage::{Listen, Port, Proxy, Running, cannot_check, python};
+use stage::{Listen, Port, Proxy, Running, cannot_check, chromium, python};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
@@ -182,14 +183,7 @@ fn check_metrics(proxy: &Proxy) {
 /// A report of two policies and what a browser says of it.
 #[test]
 fn a_report_is_legible_in_a_real_browser() {
-    let Some(python) = python() else { return };
-    let present = Command::new("chromedriver").arg("--version").stdout(Stdio::null()).status();
-    if present.is_err() {
-        return cannot_check(
-            "the report in a browser, because there is no chromedriver",
-            "apt-get install chromium chromium-driver",
-        );
-    }
+    let (Some(python), Some(chromium)) = (python(), chromium("the report")) else { return };
     let dir = tempfile::tempdir().expect("a directory");
     let page = dir.path().join("report.html").display().to_string();
     let mut simulate = Command::new(assert_cmd::cargo::cargo_bin!("bellwether"));
@@ -197,7 +191,8 @@ fn a_report_is_legible_in_a_real_browser() {
     simulate.args(["--policies", "least-connections,adaptive", "--report", &page]).stdout(Stdio::null());
     assert!(simulate.status().expect("the binary runs").success());
     // Distribution, regret, two over time for each of the two and the oracle, and predictions.
-    let lines = Running::python(&python, "report_page.py", [page.as_str()]).finish();
+    let args: [&OsStr; 2] = [chromium.as_ref(), page.as_ref()];
+    let lines = Running::python(&python, "report_page.py", args).finish();
     assert_eq!(lines, ["9 charts"]);
     std::fs::write(&page, measured().html()).expect("written");
     // Twelve contenders: two charts of distributions, two of shares.

@@ -151,3 +151,39 @@ async fn the_page_needs_no_token_what_it_shows_does_and_it_may_do_no_more_than_i
     let rebound = Request::builder().uri("/").header("host", "evil.example").body(Body::empty());
     send(&router, rebound.expect("a request")).await.problem(421);
 }
+
+#[tokio::test]
+async fn compact_events_of_two_hundred_nodes_say_the_same_in_a_fraction_of_the_bytes() {
+    let names: Vec<String> = (0..200).map(|i| format!("rack-{}/gpu-{i}", i / 8)).collect();
+    let app = app_with(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let router = admin::router(Arc::clone(&app));
+    let stir = |factor: u32| {
+        let fleet = app.balancer.fleet();
+        for (at, node) in fleet.nodes().iter().enumerate() {
+            let now = app.clock.now();
+            (0..factor * at as u32 % 30).for_each(|_| drop(node.live.ledger.try_start(now, 60, 0)));
+        }
+    };
+    stir(7);
+    let whole = events(&get(&router, "/api/v1/live?events=1").await.text);
+    let request = Request::builder().uri("/api/v1/live?compact=true&events=2").header("host", "localhost");
+    let response = router.clone().call(request.body(Body::empty()).expect("a request")).await.expect("infallible");
+    let mut body = response.into_body();
+    let mut next = async || {
+        let frame = soon("an event", body.frame()).await.expect("not its end").expect("no error");
+        String::from_utf8(frame.into_data().expect("data").to_vec()).expect("UTF-8")
+    };
+    let mut texts = vec![next().await, next().await];
+    stir(11);
+    texts.push(next().await);
+    let [_, first, second] = &texts[..] else { panic!("{texts:?}") };
+    let nodes = whole[1].1["nodes"].as_array().expect("nodes");
+    let (first_event, second_event) = (&events(first)[0].1, &events(second)[0].1);
+    assert_eq!((first_event["count"].as_u64(), &first_event["nodes"]), (Some(200), &Value::Null));
+    for (key, column) in first_event["columns"].as_object().expect("columns") {
+        let told: Vec<&Value> = nodes.iter().map(|node| &node[key]).collect();
+        assert_eq!(column.as_array().expect("a column").iter().collect::<Vec<_>>(), told, "{key}");
+    }
+    assert!(second_event["columns"]["name"].is_null() && second_event["columns"]["in_flight"].is_array());
+    assert!(first.len() < 30_000 && second.len() < 10_000, "{} and {} bytes", first.len(), second.len());
+}

@@ -1,8 +1,8 @@
 //! The dashboard in a real browser: Chromium before the shipped binary, under load, driven by `dashboard.py`.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use bellwether::emulator::EmulatedFleet;
 use bellwether::load::{self, Ask, LoadSpec, Recorder, Stop};
 use bellwether::sim::{Lognormal, ServerSpec, SimFleet, SimNode, fleets};
 
-use crate::stage::{Proxy, Running, cannot_check, python};
+use crate::stage::{Proxy, Running, chromium, python};
 
 /// A name that is markup if somebody takes it for that; the script knows it too.
 const HOSTILE: &str = "<script>window.broken++</script>";
@@ -72,20 +72,9 @@ pub(crate) fn tables(fleet: &EmulatedFleet) -> String {
     fleet.nodes().iter().map(table).collect()
 }
 
-/// The browser, said aloud if there is none.
-fn chromium() -> Option<PathBuf> {
-    let found = ["chromium", "chromium-browser", "google-chrome"]
-        .into_iter()
-        .find(|name| Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok());
-    if found.is_none() {
-        cannot_check("the dashboard, because there is no Chromium", "apt-get install chromium");
-    }
-    found.map(PathBuf::from)
-}
-
 #[test]
 fn the_dashboard_shows_changes_and_survives_in_a_real_browser() {
-    let (Some(python), Some(chromium)) = (python(), chromium()) else { return };
+    let (Some(python), Some(chromium)) = (python(), chromium("the dashboard")) else { return };
     let fleet = emulated();
     let dir = tempfile::tempdir().expect("a directory");
     let token = |name: &str, secret: &str| {
@@ -102,7 +91,7 @@ fn the_dashboard_shows_changes_and_survives_in_a_real_browser() {
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dashboard");
     std::fs::create_dir_all(&pictures).expect("a directory");
     let admin = proxy.admin_base();
-    let args: [&std::ffi::OsStr; 6] =
+    let args: [&OsStr; 6] =
         [chromium.as_ref(), admin.as_ref(), proxy.base.as_ref(), OPERATE.as_ref(), READ.as_ref(), pictures.as_ref()];
     let mut script = Running::python(&python, "dashboard.py", args);
     script.wait_for("stop the proxy");
@@ -114,10 +103,30 @@ fn the_dashboard_shows_changes_and_survives_in_a_real_browser() {
 
 #[test]
 fn what_views_show_of_answers_that_are_hard_to_come_by() {
-    let (Some(python), Some(chromium)) = (python(), chromium()) else { return };
+    let (Some(python), Some(chromium)) = (python(), chromium("the views")) else { return };
     let proxy = Proxy::start("log = { access = false }\n[[node]]\nurl = \"http://127.0.0.1:1\"\n");
     let admin = proxy.admin_base();
-    let args: [&std::ffi::OsStr; 2] = [chromium.as_ref(), admin.as_ref()];
+    let args: [&OsStr; 2] = [chromium.as_ref(), admin.as_ref()];
     assert_eq!(Running::python(&python, "views.py", args).finish(), ["all right"]);
+    proxy.stop();
+}
+
+/// Emulators for two hundred nodes would be the machine's work, not the page's: sixteen of them have many names.
+#[test]
+fn two_hundred_nodes_cost_the_page_a_bounded_number_of_elements_and_bytes() {
+    let (Some(python), Some(chromium)) = (python(), chromium("a large dashboard")) else { return };
+    let batch = |i: u32| SimNode { name: format!("e{i}"), server: ServerSpec::Batch(fleets::FAST) };
+    let fleet =
+        EmulatedFleet::start(&SimFleet { nodes: (0..16).map(batch).collect() }.faster(10.0), 7).expect("emulators");
+    let url = |i: usize| fleet.nodes()[i % fleet.nodes().len()].url();
+    let nodes: String =
+        (0..200).map(|i| format!("[[node]]\nname = \"rack-{}/gpu-{i}\"\nurl = \"{}\"\n", i / 8, url(i))).collect();
+    let proxy = Proxy::start(&format!("log = {{ access = false }}\nhealth = {{ interval = \"1h\" }}\n{nodes}"));
+    let address: SocketAddr = proxy.base.trim_start_matches("http://").parse().expect("an address");
+    let load = Load::start(address, 40.0);
+    let admin = proxy.admin_base();
+    let args: [&OsStr; 2] = [chromium.as_ref(), admin.as_ref()];
+    assert_eq!(Running::python(&python, "large_dashboard.py", args).finish(), ["all right"]);
+    drop(load);
     proxy.stop();
 }

@@ -39,6 +39,17 @@ pub(crate) fn python() -> Option<PathBuf> {
     Some(python)
 }
 
+/// The browser; `None`, said aloud, if there is none to look at `what` with.
+pub(crate) fn chromium(what: &str) -> Option<PathBuf> {
+    let there =
+        |name: &&str| Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    let found = ["chromium", "chromium-browser", "google-chrome"].into_iter().find(there);
+    if found.is_none() {
+        cannot_check(&format!("{what} in a browser, because there is no Chromium"), "apt-get install chromium");
+    }
+    found.map(PathBuf::from)
+}
+
 /// A script beside this file.
 pub(crate) fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real").join(name)

@@ -121,10 +121,11 @@ async function read(onEvent) {
   };
   document.addEventListener("visibilitychange", look);
   try {
-    const answer = await call("GET", "api/v1/live", undefined, control.signal);
+    const answer = await call("GET", "api/v1/live?compact=true", undefined, control.signal);
     if (!answer.ok) throw await refusal(answer);
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
+    const columns = {};
     alive();
     for (;;) {
       const { value, done } = await reader.read();
@@ -132,7 +133,7 @@ async function read(onEvent) {
       alive();
       const parts = (rest + value).split("\n\n");
       rest = parts.pop();
-      for (const part of parts) deliver(part, onEvent);
+      for (const part of parts) deliver(part, columns, onEvent);
     }
   } finally {
     clearTimeout(watchdog);
@@ -141,14 +142,24 @@ async function read(onEvent) {
   }
 }
 
-function deliver(part, onEvent) {
+/** Nodes out of columns; one that did not come is as it was. */
+function rows(count, came, columns) {
+  Object.assign(columns, came);
+  const names = Object.keys(columns);
+  return Array.from({ length: count }, (_, at) => Object.fromEntries(names.map((name) => [name, columns[name][at]])));
+}
+
+function deliver(part, columns, onEvent) {
   let name = "message";
   let data = "";
   for (const line of part.split("\n")) {
     if (line.startsWith("event: ")) name = line.slice(7);
     else if (line.startsWith("data: ")) data += line.slice(6);
   }
-  if (data) onEvent(name, JSON.parse(data));
+  if (!data) return;
+  const event = JSON.parse(data);
+  if (name === "live") event.nodes = rows(event.count, event.columns, columns);
+  onEvent(name, event);
 }
 
 /** Listens for ever: `onEvent(name, data)` for each event, `onTrouble(why)` when there is none to be had. */

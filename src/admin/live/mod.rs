@@ -6,6 +6,7 @@
 //! opened anew by its reader, so that a token that was taken away stops working here too. It keeps nothing of nodes:
 //! who draws curves gathers them.
 
+mod columns;
 mod history;
 mod view;
 
@@ -17,10 +18,12 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use utoipa::{IntoParams, ToSchema};
 
+use self::columns::Told;
 use self::history::{EVERY_S, History, Moment};
 use self::view::LiveView;
 use super::events::{Ending, Places, event, respond};
@@ -42,7 +45,7 @@ const EVENTS_MAX: u32 = 300;
 pub(super) struct Live {
     /// Shared with the streams of decisions.
     pub(super) places: Places,
-    last: Mutex<Option<(Time, Bytes)>>,
+    last: Mutex<Option<(Time, Bytes, Arc<Value>)>>,
     history: Mutex<History>,
 }
 
@@ -62,15 +65,16 @@ impl Live {
     }
 
     /// The fleet as it is now, or was a moment ago.
-    fn event(&self, app: &App) -> Bytes {
+    fn event(&self, app: &App) -> (Bytes, Arc<Value>) {
         let now = app.clock.now();
         let mut last = lock(&self.last);
         match &*last {
-            Some((at, event)) if now.since(*at) < SHARED_FOR => event.clone(),
+            Some((at, event, json)) if now.since(*at) < SHARED_FOR => (event.clone(), Arc::clone(json)),
             _ => {
-                let made = event("live", &view::live(app, now));
-                *last = Some((now, made.clone()));
-                made
+                let json = Arc::new(serde_json::to_value(view::live(app, now)).unwrap_or_default());
+                let made = event("live", &*json);
+                *last = Some((now, made.clone(), Arc::clone(&json)));
+                (made, json)
             }
         }
     }
@@ -94,6 +98,10 @@ pub(super) struct HistoryView {
 pub(super) struct Wanted {
     /// End the stream after so many `live` events, 1 to 300; 300 unless given.
     events: Option<u32>,
+    /// Whether nodes come as `columns` of `count` values each, instead of `nodes`; a column that is absent is as in the
+    /// event before. Of a large fleet this is a fraction of the bytes.
+    #[serde(default)]
+    compact: bool,
 }
 
 /// The fleet as server-sent events: one `history`, then a `live` every second. Read it again when it ends.
@@ -105,7 +113,7 @@ pub(super) async fn stream(
     State(app): State<Arc<App>>,
     Extension(live): Extension<Arc<Live>>,
     ending: Option<Extension<Ending>>,
-    Query(Wanted { events }): Query<Wanted>,
+    Query(Wanted { events, compact }): Query<Wanted>,
 ) -> Result<Response, Problem> {
     let events = events.unwrap_or(EVENTS_MAX);
     if !(1..=EVENTS_MAX).contains(&events) {
@@ -114,20 +122,22 @@ pub(super) async fn stream(
     }
     let place = live.places.take()?;
     let ending = ending.map(|Extension(ending)| ending);
-    Ok(respond(place, ending, 1, |sender| feed(app, live, sender, events)))
+    Ok(respond(place, ending, 1, |sender| feed(app, live, sender, events, compact)))
 }
 
 /// Fills one stream until it was enough or the reader is gone.
-async fn feed(app: Arc<App>, live: Arc<Live>, sender: mpsc::Sender<Bytes>, events: u32) {
+async fn feed(app: Arc<App>, live: Arc<Live>, sender: mpsc::Sender<Bytes>, events: u32, compact: bool) {
     if sender.send(live.past()).await.is_err() {
         return;
     }
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = Told::default();
     for _ in 0..events {
         ticks.tick().await;
         // Made when there is room for it: a slow reader gets fewer events, none of them old.
         let Ok(room) = sender.reserve().await else { return };
-        room.send(live.event(&app));
+        let (whole, json) = live.event(&app);
+        room.send(if compact { event("live", &told.compact(Value::clone(&json))) } else { whole });
     }
 }
