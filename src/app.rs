@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 use secrecy::ExposeSecret;
 
-use crate::admission::{HedgeBudget, RateTable, RetryBudget};
+use crate::admission::{HedgeBudget, Places, RateTable, RetryBudget};
 use crate::balancer::{Balancer, Observer, Stance};
 use crate::clock::Clock;
 use crate::config::Settings;
@@ -48,6 +48,8 @@ pub struct App {
     pub open_connections: OpenConnections,
     /// What each client has asked for of late.
     pub rates: RateTable,
+    /// What each client holds now.
+    pub places: Arc<Places>,
     /// What clients' keys are hashed with.
     pub rate_hash: RandomState,
     /// Time.
@@ -114,6 +116,7 @@ impl App {
             spans: Arc::new(Spans::new(&clock)),
             open_connections: OpenConnections::default(),
             rates: RateTable::default(),
+            places: Arc::default(),
             rate_hash: RandomState::new(),
             clock,
             stopping: AtomicBool::new(false),

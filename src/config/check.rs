@@ -334,6 +334,8 @@ fn limits(raw: &RawLimits) -> Limits {
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     Limits {
         connections_max: size(raw.connections_max.into()),
+        client_connections_max: size(raw.client_connections_max.into()),
+        client_bytes_per_s_min: raw.client_bytes_per_s_min.0,
         head_bytes_max: size(raw.head_bytes_max.0),
         headers_max: size(raw.headers_max.into()),
         uri_bytes_max: size(raw.uri_bytes_max.0),

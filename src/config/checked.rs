@@ -232,6 +232,10 @@ pub struct Retry {
 pub struct Limits {
     /// Client connections at once.
     pub connections_max: usize,
+    /// Client connections of one address, or requests under way of one behind a trusted proxy.
+    pub client_connections_max: usize,
+    /// The slowest that a client may send a body or take a response that waits for it, in bytes per second; 0 is any.
+    pub client_bytes_per_s_min: u64,
     /// Bytes of a request head.
     pub head_bytes_max: usize,
     /// Header fields of a request.

@@ -267,6 +267,14 @@ pub struct RawLimits {
     /// Client connections at once.
     #[schemars(range(min = 1, max = 1000000))]
     pub connections_max: u32,
+    /// Of those, connections of one client: an IPv4 address or an IPv6 /64 network. Behind trusted proxies, whose
+    /// connections are not counted, requests under way of one client.
+    #[schemars(range(min = 1, max = 1000000))]
+    pub client_connections_max: u32,
+    /// Bytes a second below which a client is too slow: with its body, or with what it takes of a response while that
+    /// waits for it. Counts once it was waited for `timeouts.between_chunks` in all; 0 lets every one be.
+    #[schemars(extend("minimum" = 0, "maximum" = 1048576))]
+    pub client_bytes_per_s_min: Size,
     /// Bytes of a request head.
     #[schemars(extend("minimum" = 1024, "maximum" = 1048576))]
     pub head_bytes_max: Size,
@@ -298,6 +306,8 @@ impl Default for RawLimits {
     fn default() -> Self {
         RawLimits {
             connections_max: 20_000,
+            client_connections_max: 10_000,
+            client_bytes_per_s_min: Size(240),
             head_bytes_max: Size(64 * 1024),
             headers_max: 100,
             uri_bytes_max: Size(8 * 1024),

@@ -97,6 +97,8 @@ impl Settings {
             },
             limits: RawLimits {
                 connections_max: count(limits.connections_max),
+                client_connections_max: count(limits.client_connections_max),
+                client_bytes_per_s_min: Size(limits.client_bytes_per_s_min),
                 head_bytes_max: Size(limits.head_bytes_max as u64),
                 headers_max: count(limits.headers_max),
                 uri_bytes_max: Size(limits.uri_bytes_max as u64),

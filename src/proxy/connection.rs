@@ -25,6 +25,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use crate::admission::Place;
 use crate::clock::Time;
 use crate::config::Settings;
 use crate::proxy::alarm::Alarm;
@@ -51,6 +52,8 @@ pub(super) struct Conn {
     pub(super) peer_hash: u64,
     /// The timer of its requests, while none uses it.
     alarm: Mutex<Option<Alarm>>,
+    /// What its client holds by it, also while a tunnel does.
+    _place: Option<Place>,
 }
 
 /// A request of a connection is under way; the connection is not idle as long as this lives.
@@ -58,10 +61,12 @@ pub(super) struct Conn {
 pub(super) struct Busy {
     conn: Arc<Conn>,
     ended: bool,
+    /// What its client holds by it.
+    place: Option<Place>,
 }
 
 impl Conn {
-    pub(super) fn new(worker: Arc<Worker>, peer: SocketAddr, framing: Arc<ConnState>) -> Conn {
+    pub(super) fn new(worker: Arc<Worker>, peer: SocketAddr, place: Option<Place>, framing: Arc<ConnState>) -> Conn {
         let now = worker.app.clock.now();
         let introduction = Introduction::new(peer.ip(), &worker.app.settings.load().forward.trusted_proxies);
         Conn {
@@ -74,13 +79,14 @@ impl Conn {
             idle_since: AtomicU64::new(now.as_micros()),
             peer_hash: address_hash(peer.ip()),
             alarm: Mutex::new(None),
+            _place: place,
         }
     }
 
     /// Starts the next request; returns its index on this connection, from 0.
     pub(super) fn begin(self: &Arc<Self>) -> (u64, Busy) {
         self.open.fetch_add(1, Ordering::Relaxed);
-        (self.requests.fetch_add(1, Ordering::Relaxed), Busy { conn: Arc::clone(self), ended: false })
+        (self.requests.fetch_add(1, Ordering::Relaxed), Busy { conn: Arc::clone(self), ended: false, place: None })
     }
 
     /// The timer for the waits of a request; a new one would ring after `patience`.
@@ -116,11 +122,17 @@ impl Busy {
         self.conn.framing.set_awaiting(waits);
     }
 
+    /// Holds the place of its client until the request has ended.
+    pub(super) fn hold(&mut self, place: Place) {
+        self.place = Some(place);
+    }
+
     /// The request has ended, `now`.
     pub(super) fn end(&mut self, now: Time) {
         if !std::mem::replace(&mut self.ended, true) {
             self.conn.idle_since.store(now.as_micros(), Ordering::Relaxed);
             self.conn.open.fetch_sub(1, Ordering::Relaxed);
+            self.place = None;
         }
     }
 }
@@ -150,20 +162,21 @@ const HEADERS_INLINE: usize = 100;
 pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
+    place: Option<Place>,
     worker: Arc<Worker>,
     mut phases: watch::Receiver<Phase>,
 ) {
     let app = Arc::clone(&worker.app);
     let settings = app.settings.load_full();
     let framing = Arc::new(ConnState::default());
-    let conn = Arc::new(Conn::new(worker, peer, Arc::clone(&framing)));
+    let conn = Arc::new(Conn::new(worker, peer, place, Arc::clone(&framing)));
     // Not a router: it would look the path up among routes that do not exist, and box every request.
     let handling = Arc::clone(&conn);
     let mut service = service_fn(move |request: Request<Incoming>| handle(Arc::clone(&handling), request));
     let mut io = TokioIo::new(GuardedIo::new(stream, framing_limits(&settings), framing).asking(has_left));
     let builder = builder(&settings);
     let accepted = app.clock.now();
-    let mut overdue = Overdue::new(settings.timeouts.clone(), accepted);
+    let mut overdue = Overdue::new(&settings, accepted);
     drop(settings);
     loop {
         let mut serving = Box::pin(builder.serve_connection(io, service).with_upgrades());

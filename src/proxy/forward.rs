@@ -166,6 +166,7 @@ impl Passage {
         let started = self.worker.app.clock.now();
         self.arrived = started;
         self.story = Story::begin(&self.worker, &settings, started, client, head);
+        self.join_crowd(conn, client)?;
         if head.method == Method::CONNECT {
             return Err(ProxyError::method(&head.method));
         }

@@ -160,7 +160,7 @@ pub(super) fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet
     client
 }
 
-fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
+pub(super) fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&peer))
 }
 

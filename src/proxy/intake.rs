@@ -18,12 +18,14 @@ use http::{HeaderMap, Method, header, request};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use crate::app::App;
 use crate::config::{Route, Settings};
 use crate::proxy::alarm::Alarm;
 use crate::proxy::headers::Survey;
 use crate::proxy::inspect::{Api, BLOCK_BYTES, Look, look, model_in_path, prefix_blocks};
+use crate::proxy::pace::Pace;
 use crate::proxy::reply::ProxyError;
 use crate::proxy::session::session_of;
 use crate::proxy::upload::{RequestBody, Streaming, UploadState};
@@ -78,8 +80,9 @@ pub(super) async fn take_in(
         looked = !seen.coding && is_json(headers, api);
         // Its model may bring it to another route; until that is known, this is the best guess.
         let patience = between_chunks(settings, route_named(settings, method, uri.path(), None, api).0);
+        let mut pace = Pace::new(patience, settings.limits.client_bytes_per_s_min);
         let bound = if looked { settings.limits.inspect_bytes_max } else { 0 };
-        let begun = begin(body, bound, most, patience, alarm).await?;
+        let begun = begin(body, bound, most, &mut pace, alarm).await?;
         bytes = begun.bytes.clone();
         match begun.rest {
             None => RequestBody::Whole(begun.bytes),
@@ -88,7 +91,7 @@ pub(super) async fn take_in(
                 upload = Some(Arc::clone(&state));
                 let allowance = most - (begun.bytes.len() as u64).min(most);
                 let begun = begun.bytes;
-                RequestBody::Streaming(Box::new(Streaming { begun, rest, state, allowance, patience, timer: None }))
+                RequestBody::Streaming(Box::new(Streaming { begun, rest, state, allowance, pace, wait: None }))
             }
         }
     };
@@ -96,7 +99,7 @@ pub(super) async fn take_in(
     let model = found.model.clone().or_else(|| model_in_path(uri.path()));
     let (route, name) = route_named(settings, method, uri.path(), model.as_deref(), api);
     if let RequestBody::Streaming(streaming) = &mut body {
-        streaming.patience = between_chunks(settings, route);
+        streaming.pace.set_patience(between_chunks(settings, route));
     }
     let kind = app.kinds.of(name, model.as_deref());
     let prompt_bytes = found.prompt_bytes_of(length);
@@ -197,18 +200,25 @@ async fn begin(
     mut body: Incoming,
     bound: usize,
     most: u64,
-    patience: Duration,
+    pace: &mut Pace,
     alarm: &mut Alarm,
 ) -> Result<Begun, ProxyError> {
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
+    // The clock is read only for a body of several pieces.
+    let mut waiting: Option<Instant> = None;
     while first.len() + more.len() < bound {
-        let frame = match alarm.within(patience, None, body.frame()).await {
+        if !first.is_empty() {
+            let now = Instant::now();
+            pace.waited(now - waiting.replace(now).unwrap_or(now));
+        }
+        let frame = match alarm.within(pace.left(), None, body.frame()).await {
             Some(Some(Ok(frame))) => frame,
             Some(Some(Err(_))) => return Err(ProxyError::broken_upload()),
             Some(None) => return Ok(Begun { bytes: joined(first, &more), rest: None }),
             None => return Err(ProxyError::slow_client()),
         };
+        pace.received(frame.data_ref().map_or(0, Bytes::len));
         match frame.into_data() {
             Ok(data) if first.is_empty() && more.is_empty() => first = data,
             Ok(data) => more.extend_from_slice(&data),

@@ -8,6 +8,7 @@
 mod alarm;
 mod attempt;
 mod connection;
+mod crowd;
 mod forward;
 pub mod framing;
 mod headers;
@@ -17,6 +18,7 @@ mod intake;
 mod models;
 mod outgoing;
 mod overdue;
+mod pace;
 mod rate;
 mod relay;
 mod reply;

@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use crate::clock::Time;
-use crate::config::Timeouts;
+use crate::config::{Settings, Timeouts};
 use crate::proxy::connection::Conn;
+use crate::proxy::pace::allowance;
 use crate::proxy::server::Phase;
 
 /// The longest sleep between two looks at a connection that is not busy: what a slow head may gain over its timeout,
@@ -31,10 +32,23 @@ pub(super) struct Overdue {
     accepted: Time,
     /// When the timer first saw the present head unfinished, and which request it belongs to.
     unfinished: Option<(u64, Time)>,
-    /// When the timer first saw the present write wait for the client, and how many had not waited before it.
-    stalled: Option<(u64, Time)>,
+    /// The slowest that a client may take what waits for it, in bytes per second; 0 is any.
+    bytes_per_s_min: u64,
+    /// What the timer sees of a client that is waited for.
+    stalled: Option<Stall>,
     /// When the timer last saw a response under way.
     written: Time,
+}
+
+/// A client that does not take what is written to it as fast as it comes.
+#[derive(Clone, Copy, Debug)]
+struct Stall {
+    /// When the timer first saw a write wait, and what had been written until then.
+    began: Time,
+    written_before: u64,
+    /// When it first saw the present write wait, and what has been written until it.
+    since: Time,
+    written: u64,
 }
 
 /// What is to be done about a connection.
@@ -49,8 +63,15 @@ pub(super) enum Look {
 
 impl Overdue {
     /// Nothing is known yet of a connection that was accepted then.
-    pub(super) fn new(timeouts: Timeouts, accepted: Time) -> Overdue {
-        Overdue { timeouts, accepted, unfinished: None, stalled: None, written: accepted }
+    pub(super) fn new(settings: &Settings, accepted: Time) -> Overdue {
+        Overdue {
+            timeouts: settings.timeouts.clone(),
+            accepted,
+            unfinished: None,
+            bytes_per_s_min: settings.limits.client_bytes_per_s_min,
+            stalled: None,
+            written: accepted,
+        }
     }
 
     /// Looks at a connection at `now`.
@@ -105,22 +126,26 @@ impl Overdue {
         }
     }
 
-    /// A client that takes nothing of a response for as long as a node may be silent is cut, like a node that is. The
-    /// relay's own timer cannot tell: nobody asks the relay for more while a write waits. It counts from the first look
-    /// that sees the write wait, so it may take as much longer as looks are apart.
+    /// A client that takes nothing of a response for as long as a node may be silent is cut, like a node that is; one that
+    /// takes a little now and then, when it was waited for as long in all, beyond what its bytes take at the slowest
+    /// rate. The relay's own timer cannot tell: nobody asks the relay for more while a write waits. It counts from the
+    /// first look that sees a write wait, so it may take as much longer as looks are apart.
     fn look_at_writing(&mut self, conn: &Conn, now: Time, soon: Time) -> Look {
         if !conn.framing.is_write_blocked() {
             self.stalled = None;
             // Each look at one that waits for a node shows whether its client has left.
             return Look::Again(if conn.framing.is_awaiting() { soon.min(now.after(LOOK_EVERY)) } else { soon });
         }
-        let writes = conn.framing.writes();
-        let since = match self.stalled {
-            Some((seen, since)) if seen == writes => since,
-            _ => now,
+        let written = conn.framing.bytes_written();
+        let stall = match self.stalled {
+            Some(stall) if stall.written == written => stall,
+            Some(stall) => Stall { since: now, written, ..stall },
+            None => Stall { began: now, written_before: written, since: now, written },
         };
-        self.stalled = Some((writes, since));
-        let limit = since.after(self.timeouts.between_chunks);
+        self.stalled = Some(stall);
+        let patience = self.timeouts.between_chunks;
+        let in_all = allowance(patience, written - stall.written_before, self.bytes_per_s_min);
+        let limit = stall.since.after(patience).min(stall.began.after(in_all));
         if limit <= now { Look::Close } else { Look::Again(limit.min(soon)) }
     }
 }
@@ -135,7 +160,6 @@ mod tests {
 
     use super::*;
     use crate::app::App;
-    use crate::config::Settings;
     use crate::proxy::framing::{ConnState, GuardedIo, Limits};
     use crate::proxy::worker::Worker;
 
@@ -148,7 +172,7 @@ mod tests {
         let app = App::new(Settings::default()).expect("settings");
         let framing = Arc::new(ConnState::default());
         let peer = "192.0.2.1:1".parse().expect("an address");
-        let conn = Arc::new(Conn::new(Arc::new(Worker::new(app, 1)), peer, Arc::clone(&framing)));
+        let conn = Arc::new(Conn::new(Arc::new(Worker::new(app, 1)), peer, None, Arc::clone(&framing)));
         conn.begin().1.end(at(1.0));
         let limits = Limits { head_bytes_max: 1_000, headers_max: 10, uri_bytes_max: 100 };
         let (near, far) = tokio::io::duplex(1);
@@ -158,7 +182,7 @@ mod tests {
 
         let second = Duration::from_secs(1);
         let timeouts = Timeouts { idle: second, between_chunks: 10 * second, ..Settings::default().timeouts };
-        let mut overdue = Overdue::new(timeouts, Time::ZERO);
+        let mut overdue = Overdue::new(&Settings { timeouts, ..Settings::default() }, Time::ZERO);
         assert!(matches!(overdue.look(&conn, at(3.0)), Look::Again(_)));
         // The client is gone, which is the end of the waiting, whatever comes of the write.
         drop(far);

@@ -21,6 +21,9 @@ const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// When to come back to a node that has no connection to spare: any response that ends frees one.
 const NODE_FULL_PAUSE: Duration = Duration::from_secs(1);
 
+/// When to come back for a client that has too much under way: any of it that ends makes room.
+const CROWD_PAUSE: Duration = Duration::from_secs(1);
+
 /// Whose fault an error is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
@@ -135,6 +138,14 @@ impl ProxyError {
         let error = ProxyError::new(Side::Client, status, "http_request_denied", "rate_limit_exceeded")
             .saying("this client has used up the requests or tokens that it may ask for at present");
         ProxyError { retry_after: Some(wait), ..error }
+    }
+
+    /// The client has as many requests under way as it may have.
+    pub(super) fn crowded() -> ProxyError {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let error = ProxyError::new(Side::Client, status, "connection_limit_reached", "too_many_connections")
+            .saying("this client has as many requests under way as it may have");
+        ProxyError { retry_after: Some(CROWD_PAUSE), ..error }
     }
 
     /// A node has as many connections as it may have, and there is no other.

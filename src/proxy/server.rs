@@ -15,8 +15,10 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
+use crate::admission::Place;
 use crate::app::App;
 use crate::proxy::connection::serve;
+use crate::proxy::crowd;
 use crate::proxy::wait::tend;
 use crate::proxy::worker::{Worker, cut};
 
@@ -53,6 +55,8 @@ pub struct Proxy {
 struct Dealt {
     stream: std::net::TcpStream,
     peer: SocketAddr,
+    /// What its client holds by it; nothing if that is a trusted proxy.
+    place: Option<Place>,
     counted: Counted,
 }
 
@@ -203,12 +207,16 @@ fn is_of_one_client(error: &io::Error) -> bool {
 }
 
 async fn deal(app: &Arc<App>, hands: &[Hand], stream: TcpStream, peer: SocketAddr) {
+    let Some(place) = crowd::admit(app, peer.ip()) else {
+        crowd::turn_away(&stream);
+        return;
+    };
     let Some((worker, hand)) = hands.iter().min_by_key(|(worker, _)| worker.load()) else { return };
     let _ = stream.set_nodelay(true);
     if let Ok(stream) = stream.into_std() {
         let counted = Counted::new(app, worker);
         // A worker that is gone takes its connections with it: the client sees it closed.
-        let _ = hand.send(Dealt { stream, peer, counted }).await;
+        let _ = hand.send(Dealt { stream, peer, place, counted }).await;
     }
 }
 
@@ -224,11 +232,11 @@ async fn work(
     let app = Arc::clone(&worker.app);
     let tending = tends.then(|| tokio::spawn(async move { tend(&app).await }));
     let serving = async {
-        while let Some(Dealt { stream, peer, counted }) = dealt.recv().await {
+        while let Some(Dealt { stream, peer, place, counted }) = dealt.recv().await {
             let Ok(stream) = TcpStream::from_std(stream) else { continue };
             let (worker, phases) = (Arc::clone(&worker), phases.clone());
             tokio::spawn(async move {
-                serve(stream, peer, worker, phases).await;
+                serve(stream, peer, place, worker, phases).await;
                 drop(counted);
             });
         }

@@ -16,6 +16,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
+use crate::proxy::pace::Pace;
+
 /// What became of a streaming upload, for the side that waits for the response.
 #[derive(Debug, Default)]
 pub(super) struct UploadState {
@@ -121,10 +123,24 @@ pub(super) struct Streaming {
     pub(super) state: Arc<UploadState>,
     /// Bytes of the rest that may still come.
     pub(super) allowance: u64,
-    /// The longest wait for the client's next piece.
-    pub(super) patience: Duration,
+    /// How long the client may still keep us waiting.
+    pub(super) pace: Pace,
     /// Runs while the client is waited for.
-    pub(super) timer: Option<Pin<Box<Sleep>>>,
+    pub(super) wait: Option<Wait>,
+}
+
+/// A wait for the client.
+#[derive(Debug)]
+pub(super) struct Wait {
+    since: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Wait {
+    fn of(patience: Duration) -> Wait {
+        let since = Instant::now();
+        Wait { since, timer: Box::pin(tokio::time::sleep_until(since + patience)) }
+    }
 }
 
 /// The upload broke off; what broke it is in its [`UploadState`].
@@ -142,19 +158,22 @@ impl Streaming {
 
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Polled {
         let Poll::Ready(frame) = Pin::new(&mut self.rest).poll_frame(cx) else {
-            let patience = self.patience;
+            let pace = self.pace;
             self.state.awaits_client.store(true, Ordering::Relaxed);
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-            ready!(timer.as_mut().poll(cx));
+            let wait = self.wait.get_or_insert_with(|| Wait::of(pace.left()));
+            ready!(wait.timer.as_mut().poll(cx));
             return self.fail(UploadFault::TooSlow);
         };
-        self.timer = None;
+        if let Some(wait) = self.wait.take() {
+            self.pace.waited(wait.since.elapsed());
+        }
         self.state.awaits_client.store(false, Ordering::Relaxed);
         self.state.pieces.fetch_add(1, Ordering::Relaxed);
         match frame {
             Some(Ok(frame)) => {
-                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-                match self.allowance.checked_sub(length) {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                self.pace.received(length);
+                match self.allowance.checked_sub(length as u64) {
                     Some(left) => self.allowance = left,
                     None => return self.fail(UploadFault::TooLarge),
                 }

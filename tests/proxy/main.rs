@@ -8,6 +8,7 @@
 
 mod changes;
 mod connections;
+mod crowd;
 mod decisions;
 mod departures;
 mod ejection;
@@ -22,6 +23,7 @@ mod rate;
 mod reach;
 mod refusals;
 mod rig;
+mod slow;
 mod stopping;
 mod streaming;
 mod timeouts;

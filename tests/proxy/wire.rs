@@ -288,6 +288,12 @@ pub(crate) fn post(target: &str, body: &str) -> String {
     )
 }
 
+/// The head of a chat completion whose body has 4 GB of this kind.
+pub(crate) fn chatty_head(kind: &str) -> String {
+    let length = 1_u64 << 32;
+    format!("POST /v1/chat/completions HTTP/1.1\r\nhost: h\r\ncontent-length: {length}\r\ncontent-type: {kind}\r\n\r\n")
+}
+
 /// A 200 with a body.
 pub(crate) fn ok(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n{body}", body.len())

@@ -5,9 +5,10 @@
 //! request for a tunnel was granted. Atomics, written once per read or answer; the one lock guards a waker and is
 //! touched only around a request that asks to leave HTTP.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 use http::StatusCode;
 
@@ -23,7 +24,7 @@ pub struct ConnState {
     heads: AtomicU64,
     head_begun: AtomicBool,
     write_blocked: AtomicBool,
-    writes: AtomicU64,
+    bytes_written: AtomicU64,
     /// The number of answers, shifted left by 2, and how the last one stands to tunnels.
     answers: AtomicU64,
     waiting: AtomicBool,
@@ -110,16 +111,16 @@ impl ConnState {
         self.write_blocked.load(Ordering::Acquire)
     }
 
-    /// Writes of which the client took something; only the writer of the connection changes it.
-    pub fn writes(&self) -> u64 {
-        self.writes.load(Ordering::Relaxed)
+    /// Bytes that the client's connection took; only its writer changes it.
+    pub fn bytes_written(&self) -> u64 {
+        self.bytes_written.load(Ordering::Relaxed)
     }
 
-    pub(super) fn publish_write(&self, blocked: bool) {
-        if !blocked {
-            self.writes.store(self.writes() + 1, Ordering::Relaxed);
+    pub(super) fn publish_write(&self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.bytes_written.store(self.bytes_written() + *bytes as u64, Ordering::Relaxed);
         }
-        self.write_blocked.store(blocked, Ordering::Release);
+        self.write_blocked.store(written.is_pending(), Ordering::Release);
     }
 
     pub(super) fn count_bytes(&self, n: usize) {

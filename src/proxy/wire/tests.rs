@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Wire, WireError};
 use crate::proxy::outgoing::Outgoing;
+use crate::proxy::pace::Pace;
 use crate::proxy::upload::{RequestBody, Streaming, UploadState};
 
 /// What the node does when it is read from. After the last step there is silence.
@@ -140,8 +141,8 @@ fn streaming(begun: &'static [u8], rest: Pieces) -> RequestBody {
         rest: AnyBody::new(rest),
         state: Arc::new(UploadState::default()),
         allowance: u64::MAX,
-        patience: Duration::from_secs(3600),
-        timer: None,
+        pace: Pace::new(Duration::from_secs(3600), 0),
+        wait: None,
     }))
 }
 
