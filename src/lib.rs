@@ -72,6 +72,7 @@ pub mod clock;
 pub mod config;
 pub mod decisions;
 pub mod emulator;
+pub mod escape;
 pub mod fleet;
 pub mod handover;
 pub mod learn;

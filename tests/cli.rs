@@ -6,12 +6,18 @@
 mod advise;
 #[path = "cli/doctor.rs"]
 mod doctor;
+#[path = "cli/hostile.rs"]
+mod hostile;
 #[path = "cli/manual.rs"]
 mod manual;
 #[path = "cli/node.rs"]
 mod node;
+#[path = "cli/secrets.rs"]
+mod secrets;
 #[path = "cli/socket.rs"]
 mod socket;
+#[path = "cli/stage.rs"]
+mod stage;
 #[path = "cli/watching.rs"]
 mod watching;
 

@@ -5,6 +5,7 @@
 //! and the OpenAPI document are made from that. [`router`] works without a socket; [`serve`] adds the bounds that a
 //! listener needs. It does not know the data path: both know the [`App`].
 
+mod clean;
 mod dashboard;
 mod decisions;
 mod door;
@@ -27,7 +28,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Extension};
 use axum::http::{Method, StatusCode, Uri};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn_with_state, map_response};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
@@ -100,6 +101,7 @@ fn router_with(app: Arc<App>, live: Arc<Live>) -> Router {
         .layer(Extension(document))
         .layer(Extension(live))
         .layer(from_fn_with_state(Gate::new(&app), guard::guard))
+        .layer(map_response(clean::clean))
         .with_state(app)
 }
 

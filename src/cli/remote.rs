@@ -23,6 +23,7 @@ use serde_json::Value;
 use self::target::{ALLOWED, Target};
 use super::{Exit, Screen};
 use crate::config::{Env, Settings};
+use crate::escape::is_harmless;
 
 pub(super) use watch::WatchError;
 
@@ -269,11 +270,6 @@ pub(super) fn shown(value: &Value) -> String {
         Value::Null => "-".to_owned(),
         other => other.to_string(),
     }
-}
-
-/// Whether a terminal shows the character and nothing else happens. Marks that turn the direction of text are not.
-fn is_harmless(c: char) -> bool {
-    !c.is_control() && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::escape::escaped;
+
 /// Lines that may wait to be written: at 300 bytes a line about 1 MB, or a second of a fast proxy's access log.
 const LINES_MAX: usize = 4096;
 
@@ -92,7 +94,7 @@ pub(super) struct LineWriter<'a>(&'a Sink);
 
 impl Write for LineWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let message = Message::Line(without_c1(line));
+        let message = Message::Line(escaped(line).into_owned());
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.0.0.try_send(message) {
             DROPPED.fetch_add(1, Ordering::Relaxed);
         }
@@ -102,28 +104,6 @@ impl Write for LineWriter<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// The line with DEL and the C1 controls (U+0080 to U+009F) written as `\u00XX`.
-///
-/// JSON need not escape them and its writer does not, but a terminal may take U+009B for the start of a sequence. The
-/// escape is JSON's own, so that such a line still says the same; in text they are escaped before they come here.
-fn without_c1(line: &[u8]) -> Vec<u8> {
-    let mut clean = Vec::with_capacity(line.len());
-    let mut rest = line;
-    while let Some(&byte) = rest.first() {
-        let (control, length) = match rest {
-            [0xC2, low @ 0x80..=0x9F, ..] => (Some(*low), 2),
-            [0x7F, ..] => (Some(0x7F), 1),
-            _ => (None, 1),
-        };
-        match control {
-            Some(code) => clean.extend_from_slice(format!("\\u{code:04x}").as_bytes()),
-            None => clean.push(byte),
-        }
-        rest = &rest[length..];
-    }
-    clean
 }
 
 impl<'a> MakeWriter<'a> for Sink {
