@@ -74,6 +74,8 @@ pub mod decisions;
 pub mod emulator;
 pub mod escape;
 pub mod fleet;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod handover;
 pub mod learn;
 pub mod load;

@@ -67,6 +67,18 @@ impl Default for Settings {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+impl Settings {
+    /// The settings of a file with this content.
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Result<Settings, ConfigErrors> {
+        let (file, errors) = match parse("file", bytes) {
+            Ok(tree) => (Some(tree), Vec::new()),
+            Err(errors) => (None, errors),
+        };
+        Sources::default().load_over(file, errors).map(|loaded| loaded.settings)
+    }
+}
+
 impl Sources {
     /// Reads everything and checks it. Blocks on files.
     ///
@@ -75,6 +87,11 @@ impl Sources {
     pub fn load(&self) -> Result<Loaded, ConfigErrors> {
         let mut errors = Vec::new();
         let file = self.read_file(&mut errors);
+        self.load_over(file, errors)
+    }
+
+    /// The settings of flags and environment over those of `file`, if that could be read; `errors` were found on the way.
+    fn load_over(&self, file: Option<Tree>, mut errors: Vec<ConfigError>) -> Result<Loaded, ConfigErrors> {
         let legible = file.is_some();
         let file = file.unwrap_or_else(Tree::empty);
         let tokens = token_variables(&file);

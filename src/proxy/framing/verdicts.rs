@@ -4,40 +4,12 @@ use proptest::prelude::*;
 
 use super::guard::{Answer, Next, RequestGuard};
 use super::{Limits, Refusal};
+use crate::fuzz::Verdict;
 
 pub(super) const LIMITS: Limits = Limits { head_bytes_max: 700, headers_max: 8, uri_bytes_max: 100 };
 
-/// What the guard makes of a stream: how many bytes and heads pass, and why it stops.
-#[derive(Debug, PartialEq)]
-struct Verdict {
-    passed: usize,
-    heads: u64,
-    refused: Option<(Refusal, bool)>,
-}
-
 fn judge<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Verdict {
-    let mut guard = RequestGuard::new(LIMITS);
-    let (mut pending, mut passed) = (Vec::new(), 0);
-    for piece in pieces {
-        pending.extend_from_slice(piece);
-        loop {
-            let scan = guard.scan(&pending);
-            passed += scan.passed;
-            pending.drain(..scan.passed);
-            let refused = match scan.next {
-                Next::More => break,
-                Next::Undecided => {
-                    guard.decide(Answer::Other);
-                    continue;
-                }
-                Next::RefusedHead(refusal) => (refusal, true),
-                Next::RefusedBody(refusal) => (refusal, false),
-            };
-            return Verdict { passed, heads: guard.heads(), refused: Some(refused) };
-        }
-        assert!(pending.len() <= LIMITS.head_bytes_max, "more is held back than a head may have");
-    }
-    Verdict { passed, heads: guard.heads(), refused: None }
+    crate::fuzz::judge(LIMITS, pieces)
 }
 
 /// The verdict on `bytes`, which must be the same for every way to cut it in two (every 61st of a long one), and for

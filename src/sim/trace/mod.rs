@@ -255,6 +255,12 @@ impl Sums {
     }
 }
 
+/// The rows of a trace with this content, for the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn rows_of(bytes: &[u8]) -> Vec<TraceRow> {
+    Reader::new(bytes, 16).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

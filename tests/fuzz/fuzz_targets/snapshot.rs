@@ -1,0 +1,5 @@
+//! See `snapshot` in `src/fuzz.rs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bellwether::fuzz::snapshot(bytes));

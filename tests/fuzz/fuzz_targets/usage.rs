@@ -1,0 +1,5 @@
+//! See `usage` in `src/fuzz.rs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bellwether::fuzz::usage(bytes));
