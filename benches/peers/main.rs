@@ -283,8 +283,8 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     if let Some(binary) = &args.binary {
-        // Nobody has asked for it yet.
-        let _ = peer::OWN.set(binary.clone());
+        // Nobody has asked for it yet; programs are started at home in directories of their own.
+        let _ = peer::OWN.set(std::path::absolute(binary).unwrap_or_else(|_| binary.clone()));
     }
     if args.list {
         list();
