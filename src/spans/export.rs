@@ -74,6 +74,7 @@ pub async fn export(app: Arc<App>, mut ending: watch::Receiver<bool>) {
 }
 
 /// Waits for a request, and then a moment for others.
+#[expect(clippy::vec_box, reason = "they come in boxes and are only passed on")]
 async fn gather(waiting: &mut mpsc::Receiver<Box<RequestSpan>>, batch: &mut Vec<Box<RequestSpan>>) {
     if waiting.recv_many(batch, BATCH_MAX).await == 0 {
         // Nobody can send any more: there is nothing left to wait for.
