@@ -79,7 +79,9 @@ impl Record {
     pub(super) fn since(&self, stamp: Stamp) -> Option<u32> {
         let sent = self.sent.load(Ordering::Relaxed);
         let since = (sent as u32).wrapping_sub(stamp.sent);
-        (u64::from(since) < sent - self.forgotten.load(Ordering::Relaxed)).then_some(since)
+        // It may be forgotten by another thread this moment, with more sent than was seen here.
+        let remembered = sent.saturating_sub(self.forgotten.load(Ordering::Relaxed));
+        (u64::from(since) < remembered).then_some(since)
     }
 
     /// How old what was used at the stamp is.

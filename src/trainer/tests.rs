@@ -290,7 +290,9 @@ fn a_proxy_on_real_sockets_learns_shows_it_survives_a_panic_and_remembers() {
     let saved = state::read(&dir.path().join(state::FILE)).expect("sound").expect("saved at the stop");
     assert_eq!(saved.nodes.len(), emulators.nodes().len());
     let again = Server::start(settings).expect("started");
-    until(again.app(), "the model of the last run", |app| trusted(app) && app.trainer.status().counts.labels == 0);
+    // Whether it routes is for the guard to say, whose last word depends on how busy the machine was.
+    let remembers = |app: &App| app.balancer.learned().predictor().is_some();
+    until(again.app(), "the model of the last run", |app| remembers(app) && app.trainer.status().counts.labels == 0);
     again.stop(PATIENCE);
 }
 
