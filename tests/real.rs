@@ -196,7 +196,7 @@ fn a_report_is_legible_in_a_real_browser() {
     assert_eq!(lines, ["9 charts"]);
     std::fs::write(&page, measured().html()).expect("written");
     // Twelve contenders: two charts of distributions, two of shares.
-    let lines = Running::python(&python, "report_page.py", [page.as_str()]).finish();
+    let lines = Running::python(&python, "report_page.py", args).finish();
     assert_eq!(lines, ["4 charts"]);
 }
 
