@@ -13,8 +13,8 @@ pub fn is_harmless(c: char) -> bool {
     !c.is_control() && !turns
 }
 
-/// UTF-8 text with every character from U+007F on that is not harmless written as `\uXXXX`. What is below, a writer of
-/// JSON has escaped, and a line needs its end. Pieces may be given one by one if none is cut within a character.
+/// UTF-8 text with every character from U+007F on that is not harmless written as `\u` and four digits. What is below, a
+/// writer of JSON has escaped, and a line needs its end. Pieces may be given one by one if none is cut within a character.
 pub fn escaped(text: &[u8]) -> Cow<'_, [u8]> {
     let mut clean: Vec<u8> = Vec::new();
     let mut copied = 0;

@@ -13,7 +13,7 @@ use bellwether::sim::{BatchSpec, ServerSpec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 
 use crate::client::{Crowd, Ending, ask, request};
 use crate::stage::{PATIENCE, Row, Scale, Stage, quick, settings, until};
@@ -85,11 +85,12 @@ pub(crate) async fn slow_heads(policy: &'static str, scale: Scale) -> Row {
         slow.spawn(async move {
             let Ok(mut wire) = TcpStream::connect(proxy).await else { return };
             reached.fetch_add(1, Ordering::Relaxed);
+            let mut pace = interval(Duration::from_millis(200));
             for byte in request(true, 5).as_bytes() {
+                pace.tick().await;
                 if wire.write_all(&[*byte]).await.is_err() {
                     return;
                 }
-                tokio::time::sleep(Duration::from_millis(200)).await;
             }
         });
     }
@@ -124,10 +125,11 @@ pub(crate) async fn overload(policy: &'static str, scale: Scale) -> Row {
     let most = AtomicU64::new(0);
     let began = Instant::now();
     let watching = async {
+        let mut look = interval(Duration::from_millis(1));
         loop {
+            look.tick().await;
             let live = stage.nodes.iter().map(|node| node.counters().live).max().unwrap_or(0);
             most.fetch_max(live, Ordering::Relaxed);
-            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
     let coming = crowd.come((10.0 * capacity * scale.overload.as_secs_f64()) as u64);

@@ -73,7 +73,7 @@ impl Handler {
                 }
             }
         }
-        self.seen.lock().unwrap().push(seen);
+        self.seen.lock().expect("as played here").push(seen);
         self.state.answered(index, response.status());
         response
     }
@@ -85,9 +85,9 @@ fn refusal_in(error: &(dyn std::error::Error + 'static)) -> Option<Refusal> {
 }
 
 async fn echo(upgrade: hyper::upgrade::OnUpgrade) {
-    let (mut from, mut to) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
-    tokio::io::copy(&mut from, &mut to).await.unwrap();
-    to.shutdown().await.unwrap();
+    let (mut from, mut to) = tokio::io::split(TokioIo::new(upgrade.await.expect("as played here")));
+    tokio::io::copy(&mut from, &mut to).await.expect("as played here");
+    to.shutdown().await.expect("as played here");
 }
 
 /// What came of one connection.
@@ -102,7 +102,7 @@ impl Outcome {
     fn statuses(&self) -> Vec<u16> {
         let text = String::from_utf8_lossy(&self.response).into_owned();
         let rest = text.split("HTTP/1.").skip(1);
-        rest.map(|line| line.split(' ').nth(1).unwrap().parse().unwrap()).collect()
+        rest.map(|line| line.split(' ').nth(1).expect("as played here").parse().expect("as played here")).collect()
     }
 }
 
@@ -126,11 +126,11 @@ async fn converse(pieces: &[&[u8]], upgrades: bool) -> Outcome {
             }
         }
     }
-    client.shutdown().await.unwrap();
+    client.shutdown().await.expect("as played here");
     let mut response = Vec::new();
-    client.read_to_end(&mut response).await.unwrap();
-    connection.await.unwrap();
-    let seen = handler.seen.lock().unwrap().clone();
+    client.read_to_end(&mut response).await.expect("as played here");
+    connection.await.expect("as played here");
+    let seen = handler.seen.lock().expect("as played here").clone();
     Outcome { seen, response, state: handler.state.clone() }
 }
 
@@ -147,7 +147,7 @@ async fn serve(stream: DuplexStream, handler: Arc<Handler>) {
 }
 
 fn run<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("as played here").block_on(future)
 }
 
 const GOOD: &str = "POST /good HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok";
@@ -170,7 +170,7 @@ fn a_refused_head_reaches_the_handler_as_such_and_nothing_behind_it_is_a_request
             }
             assert_eq!(outcome.statuses(), [200, 418]);
             assert_eq!(outcome.state.heads_complete(), 2);
-            let last = String::from_utf8(outcome.response).unwrap();
+            let last = String::from_utf8(outcome.response).expect("as played here");
             assert!(last.contains("connection: close"), "the connection ends after a refusal");
         }
     }
@@ -266,12 +266,12 @@ fn the_state_tells_a_slow_head_from_an_idle_connection() {
         let mut buf = [0; 1024];
         assert!(!state.is_head_begun());
 
-        client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\n").await.expect("as played here");
         let waiting = poll_once(&mut io, &mut buf).await;
         assert_eq!(waiting, None, "an incomplete head is held back");
         assert!(state.is_head_begun() && state.heads_complete() == 0 && state.bytes_read() == 16);
 
-        client.write_all(b"Host: a\r\n\r\n").await.unwrap();
+        client.write_all(b"Host: a\r\n\r\n").await.expect("as played here");
         assert_eq!(poll_once(&mut io, &mut buf).await, Some(27));
         assert_eq!(&buf[..27], b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         assert!(!state.is_head_begun() && state.heads_complete() == 1);
@@ -285,7 +285,7 @@ async fn poll_once(io: &mut GuardedIo<DuplexStream>, buf: &mut [u8]) -> Option<u
         let mut buf = tokio::io::ReadBuf::new(buf);
         match tokio::io::AsyncRead::poll_read(std::pin::Pin::new(&mut *io), cx, &mut buf) {
             Poll::Ready(result) => {
-                result.unwrap();
+                result.expect("as played here");
                 Poll::Ready(Some(buf.filled().len()))
             }
             Poll::Pending => Poll::Ready(None),
@@ -302,7 +302,7 @@ fn a_small_buffer_of_the_reader_loses_nothing() {
         let mut io = GuardedIo::new(server, LIMITS, Arc::new(ConnState::new()));
         let (mut got, mut buf) = (Vec::new(), [0; 5]);
         for piece in stream.as_bytes().chunks(30) {
-            client.write_all(piece).await.unwrap();
+            client.write_all(piece).await.expect("as played here");
             while let Some(n) = poll_once(&mut io, &mut buf).await {
                 got.extend_from_slice(&buf[..n]);
             }
@@ -317,10 +317,12 @@ fn unread_bytes_behind_a_refusal_do_not_reset_the_connection_under_its_answer() 
     let body = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n-".to_vec();
     for refused in [head, body] {
         run(async {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let mut client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            client.write_all(&[refused, vec![b'x'; 40_000]].concat()).await.unwrap();
-            let (server, _) = listener.accept().await.unwrap();
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("as played here");
+            let mut client = tokio::net::TcpStream::connect(listener.local_addr().expect("as played here"))
+                .await
+                .expect("as played here");
+            client.write_all(&[refused, vec![b'x'; 40_000]].concat()).await.expect("as played here");
+            let (server, _) = listener.accept().await.expect("as played here");
 
             let handler = Arc::new(Handler::default());
             let io = GuardedIo::new(server, LIMITS, handler.state.clone());
@@ -332,7 +334,7 @@ fn unread_bytes_behind_a_refusal_do_not_reset_the_connection_under_its_answer() 
             let _ = http1::Builder::new().serve_connection(TokioIo::new(io), service).await;
 
             let mut response = Vec::new();
-            client.read_to_end(&mut response).await.unwrap();
+            client.read_to_end(&mut response).await.expect("as played here");
             assert!(response.starts_with(b"HTTP/1.1 418"));
         });
     }
@@ -347,13 +349,13 @@ fn shutting_down_after_a_refusal_takes_what_has_arrived_out_of_the_socket_up_to_
             let state = Arc::new(ConnState::new());
             let (mut client, server) = tokio::io::duplex(1024 * 1024);
             let mut io = GuardedIo::new(server, LIMITS, state.clone());
-            client.write_all(&[&refused[..], &[b'x'; 40_000]].concat()).await.unwrap();
+            client.write_all(&[&refused[..], &[b'x'; 40_000]].concat()).await.expect("as played here");
             assert!(poll_once(&mut io, &mut [0; 1024]).await.is_some());
-            io.shutdown().await.unwrap();
+            io.shutdown().await.expect("as played here");
             assert_eq!(state.bytes_read(), refused.len() as u64 + 40_000);
 
-            client.write_all(&[b'x'; 800_000]).await.unwrap();
-            io.shutdown().await.unwrap();
+            client.write_all(&[b'x'; 800_000]).await.expect("as played here");
+            io.shutdown().await.expect("as played here");
             assert!(state.bytes_read() < 300_000, "no client can make us read for ever");
         });
     }

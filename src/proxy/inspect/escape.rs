@@ -40,7 +40,7 @@ pub(super) fn unescaped(raw: &[u8], mut each: impl FnMut(&[u8])) {
     each(rest);
 }
 
-/// The character of `\uXXXX`, or of a pair of them, and the length of the escape.
+/// The character of a `\u` with four digits, or of a pair of them, and the length of the escape.
 fn code_point(escape: &[u8]) -> Option<(char, usize)> {
     let first = unit(escape)?;
     if let 0xd800..0xdc00 = first {
