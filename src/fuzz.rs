@@ -12,6 +12,8 @@ use crate::config::{Settings, changes};
 use crate::fleet::Fleet;
 use crate::learn::{Learned, Learner, Snapshot};
 use crate::node::{NodeId, NodeSpec};
+use crate::probe::engine::EngineLoad;
+use crate::probe::exposition::series;
 use crate::proxy::framing::{Answer, Limits, Next, Refusal, RequestGuard};
 use crate::proxy::inspect::{Api, MODEL_BYTES_MAX, ResponseScan, look};
 use crate::recording::Row;
@@ -21,7 +23,7 @@ use crate::request::KindId;
 pub type Target = fn(&[u8]);
 
 /// The places, by the names of their fuzz targets and corpora.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("body", body),
     ("usage", usage),
     ("config", config),
@@ -29,6 +31,7 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("recording", recording),
     ("trace", trace),
     ("head", head),
+    ("metrics", metrics),
 ];
 
 const PATHS: [&str; 8] = [
@@ -190,6 +193,29 @@ pub fn head(bytes: &[u8]) {
     let count = |wanted: &str| names.iter().filter(|name| **name == wanted).count();
     assert!(count("content-length") + count("transfer-encoding") <= 1 && count("host") <= 1, "{head:?}");
     assert!(names.iter().all(|name| !name.ends_with([' ', '\t'])), "{head:?}");
+}
+
+/// The reader of nodes' metrics: a line is one series or none and says the same when it is written again, figures are
+/// within bounds, and their order does not matter.
+pub fn metrics(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    assert!(series(&text).count() <= text.lines().count());
+    for one in series(&text) {
+        let escaped = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let labels: Vec<String> =
+            one.labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(&value))).collect();
+        let line = format!("{}{{{}}} {}", one.name, labels.join(","), one.value);
+        let again = series(&line).next().unwrap_or_else(|| panic!("{line}"));
+        assert_eq!((again.name, again.value.to_bits()), (one.name, one.value.to_bits()), "{line}");
+        assert!(again.labels.iter().eq(one.labels.iter()), "{line}");
+    }
+    let load = EngineLoad::of(&text);
+    if let Some(EngineLoad { running, waiting, kv_used, .. }) = load {
+        assert!([running, waiting].into_iter().flatten().all(|count| count <= 1_000_000_000));
+        assert!(kv_used.is_none_or(|used| (0.0..=1.0).contains(&used)));
+    }
+    let reversed: Vec<&str> = text.lines().rev().collect();
+    assert_eq!(EngineLoad::of(&reversed.join("\n")), load, "{text}");
 }
 
 #[cfg(test)]

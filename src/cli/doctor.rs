@@ -6,6 +6,7 @@
 
 mod finding;
 mod instance;
+mod load;
 mod nodes;
 
 use std::io;
@@ -65,7 +66,7 @@ impl Doctor {
             Ok(asked) => {
                 instance::examine(&asked, &mut findings);
                 asked.compare(self.config, env, &mut findings);
-                runtime.block_on(nodes::examine(&asked, self.timeout, &mut findings));
+                runtime.block_on(nodes::examine(&remote, &asked, self.timeout, &mut findings));
             }
             Err(error) => {
                 let fix = "start it, or name the address with --admin and a token with --token-env or --token-file";

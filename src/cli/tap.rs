@@ -106,7 +106,7 @@ impl Tap {
 }
 
 /// A value of a query: everything but letters, digits and a few marks is escaped.
-fn encoded(value: &str) -> String {
+pub(super) fn encoded(value: &str) -> String {
     let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     value
         .bytes()

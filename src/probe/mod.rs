@@ -3,7 +3,11 @@
 //! Unless a path is set a check is a TCP connection, because a plain Flask app has no `/health` and a 404 there says
 //! nothing about it. Checks run on the control thread with connections of their own, so that a node is judged by
 //! whether it answers *now* and not by a connection that was opened an hour ago. The first check of a node comes at
-//! once; later ones are spread by a tenth of the interval, so that many proxies do not ask in step.
+//! once; later ones are spread by a tenth of the interval, so that many proxies do not ask in step. What nodes publish of
+//! themselves is read by [`exposition`] and [`engine`], for a person who asks and not for checks.
+
+pub mod engine;
+pub mod exposition;
 
 use std::collections::HashMap;
 use std::sync::Arc;

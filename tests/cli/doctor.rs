@@ -104,3 +104,17 @@ fn each_ailment_is_found_and_has_its_fix() {
     assert_eq!((gone.code, problems.len()), (Some(1), 2), "{problems:?}");
     assert!(problems[0].starts_with(&format!("instance: nothing answers at http://{admin}")), "{problems:?}");
 }
+
+#[test]
+fn load_that_comes_past_the_proxy_and_waits_is_found() {
+    let server = proxy(vec![NodeSpec::new(format!("http://{}/busy", start())).named("a b/c")]);
+    let admin = server.admin_address().to_string();
+    let ran = run(&mut bellwether(&["doctor", "--admin", &admin, "--output", "json"]));
+    let all = findings(&ran);
+    let about = "node a b/c: ";
+    assert!(of(&all, "fine").contains(&format!("{about}vLLM: 3 running, 5 waiting")), "{all:?}");
+    let notes = of(&all, "note");
+    let told = |what: &str| notes.iter().any(|line| line.starts_with(&format!("{about}{what}")));
+    assert!(told("has 8 requests, 0 of them from here") && told("lets 5 requests wait"), "{notes:?}");
+    server.stop(Duration::ZERO);
+}

@@ -7,7 +7,8 @@ use bellwether::config::Settings;
 use bellwether::node::NodeSpec;
 use bellwether::server::Server;
 
-/// Answers `/fail` with 500, `/v1/models` with the model `served`, `/sick/health` with 500, all else with 200.
+/// Answers `/fail` with 500, `/v1/models` with the model `served`, `/sick/health` with 500, `/busy/metrics` as an engine
+/// that others keep busy, all else with 200.
 pub(crate) fn start() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -43,6 +44,7 @@ fn answer(stream: TcpStream) -> std::io::Result<()> {
         let (status, body) = match path {
             "/fail" | "/sick/health" => ("500 Internal Server Error", ""),
             "/v1/models" => ("200 OK", r#"{"object":"list","data":[{"id":"served","object":"model"}]}"#),
+            "/busy/metrics" => ("200 OK", "vllm:num_requests_running{e=\"0\"} 3\nvllm:num_requests_waiting 5\n"),
             _ => ("200 OK", "{}"),
         };
         let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());

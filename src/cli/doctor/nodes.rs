@@ -12,9 +12,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::finding::{Findings, Severity};
-use super::{Asked, check_clock};
+use super::{Asked, check_clock, load};
 use crate::cli::remote::{Look, Remote, shown};
+use crate::cli::tap::encoded;
 use crate::node::NodeSpec;
+use crate::probe::engine::EngineLoad;
 
 /// Nodes that are asked at once.
 const AT_ONCE: usize = 16;
@@ -22,16 +24,16 @@ const AT_ONCE: usize = 16;
 /// The longest answer of a node that is read; metrics of a model server have some ten thousand lines at most.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 
-pub(super) async fn examine(asked: &Asked, timeout: Duration, findings: &mut Findings) {
+pub(super) async fn examine(instance: &Remote, asked: &Asked, timeout: Duration, findings: &mut Findings) {
     let nodes = asked.nodes["nodes"].as_array().cloned().unwrap_or_default();
     let checks_path = asked.config["health"]["path"] != "off";
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut examining = JoinSet::new();
     for (at, node) in nodes.into_iter().enumerate() {
-        let places = Arc::clone(&places);
+        let (instance, places) = (instance.clone(), Arc::clone(&places));
         examining.spawn(async move {
             let _place = places.acquire_owned().await;
-            (at, one(&node, timeout, checks_path).await)
+            (at, one(&instance, &node, timeout, checks_path).await)
         });
     }
     let mut found = examining.join_all().await;
@@ -40,7 +42,7 @@ pub(super) async fn examine(asked: &Asked, timeout: Duration, findings: &mut Fin
 }
 
 /// One node.
-async fn one(node: &Value, timeout: Duration, checks_path: bool) -> Findings {
+async fn one(instance: &Remote, node: &Value, timeout: Duration, checks_path: bool) -> Findings {
     let mut findings = Findings::default();
     let spec = NodeSpec::new(node["url"].as_str().unwrap_or_default());
     let about = format!("node {}", shown(&node["name"]));
@@ -66,12 +68,27 @@ async fn one(node: &Value, timeout: Duration, checks_path: bool) -> Findings {
     if let Ok(listed) = look("/v1/models").await {
         models(&about, node, &listed, &mut findings);
     }
-    let metrics = look("/metrics").await.is_ok_and(|look| look.status.is_success());
-    if !metrics {
-        let fix = "nothing here needs them; your Prometheus may";
-        findings.add(Severity::Note, &about, "has no /metrics", fix);
+    match look("/metrics").await {
+        Ok(metrics) if metrics.status.is_success() => {
+            if let Some(load) = EngineLoad::of(&String::from_utf8_lossy(&metrics.body)) {
+                load::judge(&about, node, in_flight(instance, node).await, &load, &mut findings);
+            }
+        }
+        _ => {
+            let fix = "start it with its metrics (SGLang: --enable-metrics, llama.cpp: --metrics), or leave it: nothing here \
+                       needs them";
+            findings.add(Severity::Note, &about, "has no /metrics, so its own queue cannot be seen", fix);
+        }
     }
     findings
+}
+
+/// What the instance has in flight at a node: before the node was asked or now, whichever is more.
+async fn in_flight(instance: &Remote, node: &Value) -> u64 {
+    let before = node["in_flight"].as_u64().unwrap_or_default();
+    let path = format!("/api/v1/nodes/{}", encoded(node["name"].as_str().unwrap_or_default()));
+    let now = instance.get(&path).await.ok().and_then(|node| node["in_flight"].as_u64());
+    before.max(now.unwrap_or_default())
 }
 
 /// What the instance says of it.
