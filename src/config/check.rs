@@ -103,7 +103,7 @@ impl Check<'_> {
         self.names(&settings.nodes);
         self.loops(&settings);
         self.shadows(&settings.routes);
-        self.hedges(&settings.routes);
+        self.second_posts(&settings.routes);
         if settings.handover.is_some() && settings.admin.listen.address().is_none() && !self.broken(&["admin.listen"]) {
             let complaint = Complaint::new("a socket in the file system (admin.listen) is not handed over");
             self.complain("handover", complaint.allowed("\"off\", or an IP and port for admin.listen"));
@@ -215,11 +215,15 @@ impl Check<'_> {
     }
 
     /// A copy of a POST is a second POST, which the route must allow.
-    fn hedges(&mut self, routes: &[Route]) {
+    fn second_posts(&mut self, routes: &[Route]) {
         for (at, route) in routes.iter().enumerate() {
             if route.hedge && !route.retry_post && route.method == Some(http::Method::POST) {
                 let complaint = Complaint::new("never hedges: a POST of this route may not be sent again");
                 self.complain(&format!("route[{at}].hedge"), complaint.allowed("retry_post = true beside it"));
+            }
+            if route.retry_errors && !route.retry_post && route.method == Some(http::Method::POST) {
+                let complaint = Complaint::new("never retries: a POST of this route may not be sent again");
+                self.complain(&format!("route[{at}].retry_errors"), complaint.allowed("retry_post = true beside it"));
             }
         }
     }
@@ -273,6 +277,7 @@ fn route(raw: &RawRoute, timeouts: &Timeouts) -> Route {
         method: raw.method.as_ref().map(|method| method.0.clone()),
         model: raw.model.as_ref().map(|model| model.0.clone()),
         retry_post: raw.retry_post,
+        retry_errors: raw.retry_errors,
         hedge: raw.hedge,
         priority: match raw.priority {
             RawPriority::Interactive => Priority::Interactive,

@@ -130,6 +130,8 @@ pub struct Route {
     pub model: Option<String>,
     /// Whether a POST that was already sent may be sent again to another node before the first response byte.
     pub retry_post: bool,
+    /// Whether an answer of 5xx or 429 counts as none where the request may be sent again.
+    pub retry_errors: bool,
     /// Whether what may be sent again goes to a second node when the first is late.
     pub hedge: bool,
     /// Class in the queue.

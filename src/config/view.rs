@@ -240,6 +240,7 @@ fn raw_route(route: &Route, global: &Timeouts) -> RawRoute {
         method: route.method.clone().map(MethodName),
         model: route.model.clone().map(ModelName),
         retry_post: route.retry_post,
+        retry_errors: route.retry_errors,
         hedge: route.hedge,
         priority: match route.priority {
             Priority::Interactive => RawPriority::Interactive,

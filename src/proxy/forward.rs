@@ -19,9 +19,9 @@ use crate::balancer::{Ticket, Verdict};
 use crate::clock::Time;
 use crate::config::{Settings, Timeouts};
 use crate::node::NodeId;
-use crate::outcome::{Censor, Outcome};
+use crate::outcome::{Censor, Failure, Outcome};
 use crate::proxy::alarm::Alarm;
-use crate::proxy::attempt::retry_after;
+use crate::proxy::attempt::{outcome_of, retry_after};
 use crate::proxy::connection::{Busy, Conn};
 use crate::proxy::headers::{self, Survey};
 use crate::proxy::inspect::ResponseScan;
@@ -268,7 +268,15 @@ impl Passage {
                 }
             };
             let failed = match answered {
-                Ok((upstream, response)) => return Ok(self.relay(ticket, upstream, response, &intake)),
+                Ok((upstream, head)) => match self.instead(&head, &ticket, spare.as_deref(), &intake, &mut tried) {
+                    None => return Ok(self.relay(ticket, upstream, head, &intake)),
+                    Some((again, error)) => {
+                        // Its connection is closed, whatever else of the answer would have come.
+                        self.end(ticket, self.worker.app.clock.now(), outcome_of(&head));
+                        (request, former) = (again, Some(error));
+                        continue;
+                    }
+                },
                 Err(failed) => failed,
             };
             let app = &self.worker.app;
@@ -289,6 +297,30 @@ impl Passage {
             app.telemetry.retried(if unsent { "unsent" } else { "idempotent" });
             request = again;
         }
+    }
+
+    /// The request once more, paid for, if this answer counts as none.
+    fn instead(
+        &self,
+        head: &response::Parts,
+        ticket: &Ticket,
+        spare: Option<&Outgoing>,
+        intake: &Intake,
+        tried: &mut Vec<NodeId>,
+    ) -> Option<(Box<Outgoing>, ProxyError)> {
+        let spare = spare.filter(|_| intake.route.is_some_and(|route| self.settings.routes[route].retry_errors))?;
+        if matches!(outcome_of(head), Outcome::Completed { .. }) {
+            return None;
+        }
+        let app = &self.worker.app;
+        tried.push(ticket.node().id);
+        if !self.may_try_again(tried, intake.shape.model.as_deref(), app.clock.now()) {
+            return None;
+        }
+        app.telemetry.retried("status");
+        let status = head.status.as_u16();
+        let detail = format!("the node {} answered {status}", ticket.node().spec.name);
+        Some((spare.again()?, ProxyError::failed(Failure::Status(status), "http_response_incomplete", detail)))
     }
 
     /// Ends an attempt that brought no answer for the client.

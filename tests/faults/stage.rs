@@ -88,6 +88,7 @@ pub(crate) fn settings(policy: &str) -> Settings {
         method: None,
         model: None,
         retry_post: true,
+        retry_errors: false,
         hedge: false,
         priority: Priority::Default,
         timeouts: settings.timeouts.clone(),

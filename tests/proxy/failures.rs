@@ -107,6 +107,64 @@ async fn what_was_sent_is_sent_again_only_if_that_does_no_harm() {
     assert_eq!(rig.metric("bellwether_decisions_total{node=\"second\",policy=\"round-robin\"}"), 0.0);
 }
 
+/// A route for everything below "/v1", on which errors of nodes count as no answer.
+fn errors_again(settings: &mut Settings) {
+    let mut route = route("/v1", settings.timeouts.clone());
+    (route.retry_post, route.retry_errors) = (true, true);
+    settings.routes = vec![route];
+}
+
+/// What a client gets if the first node answers so, and the second, if it is asked, well.
+async fn answered(status: u16, change: fn(&mut Settings)) -> (Rig, u16) {
+    let (first, second) = (Stage::open("first").await, Stage::open("second").await);
+    let mut settings = patient([first.spec(), second.spec()]);
+    change(&mut settings);
+    let rig = Rig::start(settings);
+    let mut client = rig.client().await;
+    client.send(post("/v1/chat/completions", "{\"model\":\"m\"}")).await;
+    let (mut call, head) = first.request().await;
+    call.rest_of(head).await;
+    call.send(format!("HTTP/1.1 {status} x\r\nretry-after: 7\r\ncontent-length: 4\r\n\r\nsays")).await;
+    let well = async {
+        let (mut call, head) = second.request().await;
+        let body = call.rest_of(head).await.body;
+        assert_eq!(body, b"{\"model\":\"m\"}");
+        call.send(ok("second")).await;
+        std::future::pending::<()>().await;
+    };
+    let message = tokio::select! {
+        message = client.message() => message,
+        () = well => unreachable!("never ends"),
+    };
+    assert_eq!(message.text(), if message.status() == 200 { "second" } else { "says" });
+    (rig, message.status())
+}
+
+#[tokio::test]
+async fn an_error_counts_as_no_answer_where_the_route_says_so() {
+    let retried = |rig: &Rig| rig.metric("bellwether_retries_total{reason=\"status\"}");
+    for (status, ended) in [(500, "failed_status"), (502, "failed_status"), (503, "full"), (429, "full")] {
+        let (rig, seen) = answered(status, errors_again).await;
+        assert_eq!((seen, retried(&rig)), (200, 1.0), "{status}");
+        assert_eq!((rig.attempts("first", ended), rig.attempts("second", "completed")), (1.0, 1.0), "{status}");
+        let (rig, seen) = answered(status, |_| {}).await;
+        assert_eq!((seen, retried(&rig)), (status, 0.0), "{status}");
+    }
+    let (rig, seen) = answered(404, errors_again).await;
+    assert_eq!((seen, retried(&rig)), (404, 0.0));
+}
+
+#[tokio::test]
+async fn where_nobody_else_is_left_the_error_reaches_the_client_as_the_node_told_it() {
+    let (rig, seen) = answered(503, |settings| {
+        errors_again(settings);
+        settings.retry.attempts_max = 1;
+    })
+    .await;
+    assert_eq!((seen, rig.metric("bellwether_retries_total{reason=\"status\"}")), (503, 0.0));
+    assert_eq!(rig.attempts("first", "full"), 1.0);
+}
+
 #[tokio::test]
 async fn no_node_is_tried_twice_and_not_more_than_allowed() {
     let dead = ["a", "b", "c", "d"].map(Dead::node);

@@ -41,6 +41,7 @@ pub(crate) fn route(prefix: &str, timeouts: Timeouts) -> Route {
         method: None,
         model: None,
         retry_post: false,
+        retry_errors: false,
         hedge: false,
         priority: Priority::Default,
         timeouts,
