@@ -58,8 +58,8 @@ mod tests {
     fn every_coefficient_has_a_sentence_of_its_own_within_its_target() {
         for target in Target::ALL {
             let sentences: BTreeSet<String> =
-                (0..target.width()).map(|column| coefficient(target, column, 0.0143)).collect();
-            assert_eq!(sentences.len(), target.width(), "{sentences:?}");
+                (0..target.columns().len()).map(|column| coefficient(target, column, 0.0143)).collect();
+            assert_eq!(sentences.len(), target.columns().len(), "{sentences:?}");
             assert!(sentences.iter().all(|sentence| sentence.contains("14.3 ms")), "{sentences:?}");
         }
         assert_eq!(

@@ -41,7 +41,7 @@ pub use choice::{Choice, DryRun, LeftOut};
 use gather::gather;
 use hedge::Punctuality;
 pub use observer::Observer;
-use recall::note_recall;
+use recall::{note_recall, recall_of};
 use refusal::why_none;
 pub use refusal::{Reason, Rejection};
 pub use tally::{COMPARED_ONE_IN, Compared, Tally};
@@ -347,7 +347,7 @@ impl Balancer {
             let Some((chosen, propensity)) = draw(weights, rng) else { break };
             let compared = if compares { self.shadow.compare(&context, chosen) } else { None };
             let node = &fleet.nodes()[candidates[chosen].index as usize];
-            let recall = Recall { cached_tokens: candidates[chosen].cached, ..found.at(node.slot).recall };
+            let recall = recall_of(found, node.slot, &candidates[chosen]);
             let Some(before) = start(node, now, &recall, shape, tokens, panics) else { continue };
             if watched {
                 self.learned.node(node).watch.sent();

@@ -68,7 +68,10 @@ impl Balancer {
         let prefixes = self.prefixes.load();
         match sample.ttfb {
             None => prefixes.take_back(node, used),
-            Some(_) => prefixes.answered(node, sample.output_tokens.unwrap_or(sample.events) as f32, now),
+            Some(_) => {
+                let tokens = sample.output_tokens.unwrap_or(sample.events) as f32;
+                prefixes.answered(node, used, sample.prompt_tokens, tokens, now);
+            }
         }
     }
 }
@@ -95,6 +98,14 @@ pub(super) fn note_recall(
             candidate.cached = recall.held_tokens.min(candidate.matched) * worth as f32;
         }
     }
+}
+
+/// What was found for the node of a candidate, no more than its prompt has.
+#[inline]
+pub(super) fn recall_of(found: &Found, slot: u32, candidate: &Candidate) -> Recall {
+    let recall = found.at(slot).recall;
+    let Candidate { matched, cached, .. } = *candidate;
+    Recall { matched_tokens: matched, held_tokens: recall.held_tokens.min(matched), cached_tokens: cached, ..recall }
 }
 
 #[cfg(test)]

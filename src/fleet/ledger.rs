@@ -32,6 +32,8 @@ pub struct Ledger {
     last_sign: AtomicU64,
     gap_micros: AtomicU64,
     gap_events: AtomicU64,
+    /// Prompt tokens of attempts whose first byte came since somebody asked.
+    read_prompt_tokens: AtomicU64,
 }
 
 /// A consistent reading of the load at one time.
@@ -193,6 +195,7 @@ impl Ledger {
     /// The attempt with `prompt_tokens` has its first byte.
     pub fn first_byte(&self, now: Time, prompt_tokens: u32) {
         self.stop_waiting(prompt_tokens);
+        self.read_prompt_tokens.fetch_add(u64::from(prompt_tokens), Ordering::Relaxed);
         self.sign_of_life(now);
     }
 
@@ -235,6 +238,11 @@ impl Ledger {
         let events = self.gap_events.swap(0, Ordering::Relaxed);
         let micros = self.gap_micros.swap(0, Ordering::Relaxed);
         (micros as f64 / 1e6, events)
+    }
+
+    /// Takes the prompt tokens that the node has read since the last call: those of attempts whose first byte came.
+    pub fn take_read_prompt_tokens(&self) -> u64 {
+        self.read_prompt_tokens.swap(0, Ordering::Relaxed)
     }
 }
 

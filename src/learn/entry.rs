@@ -5,6 +5,7 @@ use crate::learn::drift::Drift;
 use crate::learn::features::TARGETS;
 use crate::learn::guard::Baseline;
 use crate::learn::predictor::Factors;
+use crate::learn::reading::Gaps;
 use crate::learn::reuse::Seen;
 use crate::learn::slots::Slots;
 use crate::learn::stats::Stats;
@@ -13,32 +14,6 @@ use crate::node::{IN_FLIGHT_MAX, NodeId};
 
 /// Time constant, in seconds, with which the largest load seen is forgotten.
 const LARGEST_TAU_S: f64 = 600.0;
-
-/// What a node streamed since the last fit.
-///
-/// The fit gets one row per node and refit, not one per look: within a tenth of a second arrivals raise the load and
-/// stall the batch with their prompts at once, and a slope fitted to that is several times too steep.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Gaps {
-    in_flight: f64,
-    sum_s: f64,
-    events: u64,
-}
-
-impl Gaps {
-    /// Adds a look: the mean number in flight, the sum of gaps and the number of events.
-    pub(super) fn add(&mut self, mean_in_flight: f64, sum_s: f64, events: u64) {
-        self.in_flight += mean_in_flight * events as f64;
-        self.sum_s += sum_s;
-        self.events = self.events.saturating_add(events);
-    }
-
-    /// The mean in flight, seen by the events, their gaps' sum and number; starts over.
-    pub(super) fn take(&mut self) -> Option<(f64, f64, u64)> {
-        let Gaps { in_flight, sum_s, events } = std::mem::take(self);
-        (events > 0).then(|| (in_flight / events as f64, sum_s, events))
-    }
-}
 
 /// One node.
 #[derive(Debug)]

@@ -77,6 +77,9 @@ const FIRST_BYTE: &[Column] = &[
 ];
 const GAP: &[Column] = &[column("base", "s"), column("in flight", "s")];
 
+/// The column of [`Target::Gap`] that fits have and predictions do not: see [`reading`](mod@crate::learn::reading).
+pub(super) const READ: usize = 2;
+
 impl Target {
     /// All of them, in the order of [`Target::index`].
     pub const ALL: [Target; TARGETS] = [Target::Total, Target::TotalTokens, Target::FirstByte, Target::Gap];
@@ -110,9 +113,12 @@ impl Target {
         }
     }
 
-    /// How many columns its rows have.
+    /// How many columns its rows have. What prompts do to gaps is one that no prediction has.
     pub const fn width(self) -> usize {
-        self.columns().len()
+        match self {
+            Target::Gap => READ + 1,
+            _ => self.columns().len(),
+        }
     }
 }
 
@@ -136,21 +142,22 @@ pub fn total_tokens(n: f64, prompt: f64, output: f64) -> Row {
     [1.0, n, prompt, output, output * n, output * above(n, 16.0)]
 }
 
-/// [`Target::FirstByte`]: own prompt without what the node is expected to hold of it, waiting prompts in the same way, the
-/// place in the queue for a slot, and what the node is expected to hold.
+/// [`Target::FirstByte`]: own prompt without the part that may be cached, waiting prompts without what was expected to be,
+/// the place in the queue for a slot, and the part that may be cached.
 ///
-/// The last is what makes a cache's worth known where nobody tells of it: where a held token costs as much as another, there
-/// is no cache. The coefficient of the prompt is right in either case, as both parts of a prompt have their own.
+/// The last is what makes the price of reading right whether there is a cache or not, as both parts of a prompt have their
+/// own coefficient: where a token that may be cached costs as much as another, nothing is.
 #[inline]
-pub fn first_byte(prompt: f64, waiting_prompt: f64, place: f64, held: f64) -> Row {
-    [1.0, prompt, waiting_prompt, place, held, 0.0]
+pub fn first_byte(prompt: f64, waiting_prompt: f64, place: f64, past: f64) -> Row {
+    [1.0, prompt, waiting_prompt, place, past, 0.0]
 }
 
-/// What a held token is worth by the coefficients of a first byte: the share of a token's cost that it spares, 0..=1.
+/// What a token that the node says it had cached is worth by the coefficients of a first byte: the share of a token's cost
+/// that it spares, 0..=1.
 pub fn worth(first_byte: &Row) -> f64 {
-    let [_, prompt, _, _, held, _] = *first_byte;
-    if prompt > held {
-        1.0 - held / prompt
+    let [_, prompt, _, _, cached, _] = *first_byte;
+    if prompt > cached {
+        1.0 - cached / prompt
     } else if prompt > 0.0 {
         0.0
     } else {
@@ -158,9 +165,9 @@ pub fn worth(first_byte: &Row) -> f64 {
     }
 }
 
-/// [`Target::Gap`]: `n` in flight.
-pub fn gap(n: f64) -> Row {
-    [1.0, n, 0.0, 0.0, 0.0, 0.0]
+/// [`Target::Gap`]: `n` in flight, and thousands of prompt tokens read per second.
+pub fn gap(n: f64, read: f64) -> Row {
+    [1.0, n, read, 0.0, 0.0, 0.0]
 }
 
 /// The place in the queue for a slot of a request that finds `in_flight` others at a node of `slots` (infinite while
@@ -183,7 +190,7 @@ mod tests {
 
     #[test]
     fn rows_fill_exactly_the_columns_that_are_named() {
-        let rows = [total(99.0), total_tokens(99.0, 1.0, 1.0), first_byte(1.0, 1.0, 1.0, 1.0), gap(9.0)];
+        let rows = [total(99.0), total_tokens(99.0, 1.0, 1.0), first_byte(1.0, 1.0, 1.0, 1.0), gap(9.0, 1.0)];
         for (target, row) in Target::ALL.iter().zip(rows) {
             let filled = row.iter().filter(|x| **x != 0.0).count();
             assert_eq!(filled, target.width(), "{}", target.word());

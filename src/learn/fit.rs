@@ -125,7 +125,7 @@ mod tests {
         for _ in 0..samples {
             let n = f64::from(rng.u32(range.clone()));
             let noise = 0.9 + 0.2 * rng.f64();
-            stats.add(0.0, &gap(n), speed * (0.01 + 0.002 * n) * noise);
+            stats.add(0.0, &gap(n, 0.0), speed * (0.01 + 0.002 * n) * noise);
         }
         stats
     }
@@ -148,7 +148,7 @@ mod tests {
         let mut nodes: Vec<Stats> = (0..5).map(|_| node(&mut rng, 1.0, 1..40, 300)).collect();
         nodes.push(node(&mut rng, 2.0, 10..11, 30));
         let fit = fit(Target::Gap, &nodes, &[], None, true).expect("solvable").expect("evidence");
-        let at_30 = dot(&gap(30.0), &fit.nodes[5].beta);
+        let at_30 = dot(&gap(30.0, 0.0), &fit.nodes[5].beta);
         assert!((at_30 / (2.0 * 0.07) - 1.0).abs() < 0.25, "{at_30}");
     }
 

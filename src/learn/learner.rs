@@ -10,6 +10,7 @@ mod publish;
 mod recall;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Time;
 use crate::fleet::{Fleet, Node};
@@ -21,6 +22,7 @@ use crate::learn::fit::{self, TargetFit};
 use crate::learn::guard::Guard;
 use crate::learn::learned::Learned;
 use crate::learn::method::Method;
+use crate::learn::reading::settled;
 use crate::learn::report::{Counts, FitReport, FitResult};
 use crate::learn::sample::{self, Unfit};
 use crate::learn::stats::Stats;
@@ -170,6 +172,13 @@ impl Learner {
         Ok(())
     }
 
+    /// How many prompt tokens a node has read since the last look, so long ago. Tell it before the gaps.
+    pub(super) fn read(&mut self, now: Time, node: &Node, tokens: u64, elapsed: Duration) {
+        if let Some(entry) = entry_of(&mut self.nodes, node.slot, node.id, now) {
+            entry.gaps.read(tokens, elapsed.as_secs_f64());
+        }
+    }
+
     /// What a node streamed since the last look, every 50 to 100 ms: the sum of the gaps and the number of events
     /// (as `Ledger::take_gaps` gives them), the mean number in flight over that time, and how many wait for their first
     /// byte and how many stream now.
@@ -189,7 +198,7 @@ impl Learner {
         if events == 0 {
             return;
         }
-        let Some((row, observed)) = sample::gap(mean_in_flight, sum_s, events) else {
+        let Some((row, observed)) = sample::gap(mean_in_flight, 0.0, sum_s, events) else {
             self.counts.refuse(Unfit::Absurd);
             return;
         };
@@ -220,7 +229,8 @@ impl Learner {
         for slot in 0..self.nodes.len() {
             let Some(entry) = &mut self.nodes[slot] else { continue };
             let (id, gathered) = (entry.id, entry.gaps.take());
-            if let Some((row, observed)) = gathered.and_then(|(n, sum_s, events)| sample::gap(n, sum_s, events)) {
+            let labelled = gathered.and_then(|seen| sample::gap(seen.in_flight, seen.read, seen.sum_s, seen.events));
+            if let Some((row, observed)) = labelled {
                 self.hold(Pending { slot: slot as u32, id, target: Target::Gap, row, observed });
             }
         }
@@ -288,6 +298,7 @@ impl Learner {
                 Err(_) => (FitResult::Failed, None),
                 Ok(Some(fit)) => self.check(elapsed_s, target, fit, &slots, running.as_deref()),
             };
+            let fit = fit.map(|fit| if target == Target::Gap { settled(fit, &stats) } else { fit });
             results[at] = result;
             fits[at] = fit;
             self.counts.fits[at][result as usize] += 1;

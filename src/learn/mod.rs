@@ -27,6 +27,7 @@ mod nonneg;
 pub mod pace;
 pub mod penalty;
 pub mod predictor;
+mod reading;
 mod report;
 pub mod reuse;
 pub mod sample;

@@ -113,6 +113,8 @@ pub struct NodeModel {
     pub capacity: Capacity,
     /// Whether what it was sent is still in its cache.
     pub chances: Chances,
+    /// Whether its responses tell what was cached.
+    pub tells: bool,
 }
 
 /// What one fit published.
@@ -207,6 +209,7 @@ impl NodeModel {
             level: 0,
             capacity: Capacity::default(),
             chances: Chances::default(),
+            tells: false,
         }
     }
 
@@ -215,9 +218,10 @@ impl NodeModel {
         self.evidence.iter().any(|weight| *weight > 0.0)
     }
 
-    /// What a token that it holds of a prompt is worth: the share of a token's cost that it spares, 0..=1.
+    /// What a token that it holds of a prompt is worth: the share of a token's cost that it spares, 0..=1. Where nodes do
+    /// not tell what they hold, that is part of the [chances](Self::chances), which are then learned from times.
     pub fn worth(&self) -> f64 {
-        features::worth(&self.beta[Target::FirstByte.index()])
+        if self.tells { features::worth(&self.beta[Target::FirstByte.index()]) } else { 1.0 }
     }
 
     /// What `ask` would take on this node under `load`, and what it would cost the others there.

@@ -7,8 +7,8 @@
 //! byte tells by how much earlier it came than it would have for the whole prompt. Each node's share is held toward
 //! the fleet's, and that one toward a guess, so that a handful of answers cannot turn a curve over.
 //!
-//! Cached tokens are not the whole truth of what they are worth: that is a coefficient of the first byte, see
-//! [`features`](mod@crate::learn::features).
+//! Cached tokens that are told are not the whole truth of what they are worth: that is a coefficient of the first byte, see
+//! [`features`](mod@crate::learn::features). What follows from times is in terms of time already.
 
 use crate::outcome::{Extent, Recall};
 
@@ -108,6 +108,11 @@ impl Seen {
     pub(super) fn told(&mut self, recall: &Recall, cached: f64) {
         self.tells = true;
         self.add(recall, (cached / f64::from(recall.matched_tokens)).min(1.0), 1.0);
+    }
+
+    /// Whether its responses tell what was cached.
+    pub(super) fn tells(&self) -> bool {
+        self.tells
     }
 
     /// The first byte came as if so many tokens were cached; `sure` says how much of the prediction hangs on that, 0..=1.

@@ -97,7 +97,7 @@ fn is_plausible(recall: &Recall) -> bool {
 /// `slots` is the node's learned slot limit. A stream says something only with its first byte.
 pub fn label(sample: &Sample, slots: f64) -> Option<(Target, Row, f64)> {
     if sample.streaming {
-        let prompt = uncached(sample.prompt_tokens, sample.recall.held_tokens) / PROMPT_UNIT;
+        let prompt = uncached(sample.prompt_tokens, past(sample)) / PROMPT_UNIT;
         let held = f64::from(sample.prompt_tokens) / PROMPT_UNIT - prompt;
         let waiting = sample.waiting_prompt_tokens as f64 / PROMPT_UNIT;
         let row = features::first_byte(prompt, waiting, features::place(f64::from(sample.in_flight), slots), held);
@@ -113,11 +113,20 @@ pub fn label(sample: &Sample, slots: f64) -> Option<(Target, Row, f64)> {
     })
 }
 
-/// The regressors and mean gap of what a node streamed in an interval; `None` where it cannot have happened.
-pub fn gap(mean_in_flight: f64, sum_s: f64, events: u64) -> Option<(Row, f64)> {
+/// The tokens of a prompt that may have been cached: what the response told, otherwise all that matched, whatever was
+/// expected of it. Expecting too little would otherwise prove itself right: what is cached and counts as read makes
+/// reading look cheap, and by the price of reading is measured what was cached.
+fn past(sample: &Sample) -> f32 {
+    let Recall { matched_tokens, cached_tokens, .. } = sample.recall;
+    sample.told_cached().map_or(matched_tokens.max(cached_tokens), |told| told as f32)
+}
+
+/// The regressors and mean gap of what a node streamed in an interval in which it read so many thousands of prompt tokens
+/// a second; `None` where it cannot have happened.
+pub fn gap(mean_in_flight: f64, read: f64, sum_s: f64, events: u64) -> Option<(Row, f64)> {
     let mean_s = sum_s / events as f64;
     let plausible = (0.0..=f64::from(IN_FLIGHT_MAX)).contains(&mean_in_flight) && (0.0..=GAP_MAX_S).contains(&mean_s);
-    (events > 0 && plausible).then(|| (features::gap(mean_in_flight.max(1.0)), mean_s))
+    (events > 0 && plausible).then(|| (features::gap(mean_in_flight.max(1.0), read), mean_s))
 }
 
 #[cfg(test)]
@@ -188,7 +197,7 @@ pub(crate) mod tests {
             assert_eq!(admit(&sample), Err(Unfit::Absurd), "{sample:?}");
         }
         for (load, sum, events) in [(f64::NAN, 1.0, 1), (1.0, f64::INFINITY, 1), (1.0, -1.0, 1), (1.0, 1.0, 0)] {
-            assert_eq!(gap(load, sum, events), None);
+            assert_eq!(gap(load, 0.0, sum, events), None);
         }
     }
 }

@@ -62,7 +62,7 @@ mod tests {
             let n = 1.0 + rng.f64() * 9.0;
             // Exponential noise of mean 1.
             let noise = -(1.0 - rng.f64()).ln();
-            stats.add(0.0, &features::gap(n), speed * (1.0 + 0.1 * n) * noise);
+            stats.add(0.0, &features::gap(n, 0.0), speed * (1.0 + 0.1 * n) * noise);
         }
         stats
     }

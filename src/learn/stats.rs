@@ -47,6 +47,12 @@ impl Stats {
         self.w2 += 1.0;
     }
 
+    /// The mean of a column; `None` without evidence.
+    pub fn mean_of(&self, column: usize) -> Option<f64> {
+        let mean = self.g2[0][column] / self.g2[0][0];
+        mean.is_finite().then_some(mean)
+    }
+
     /// Brings the weights to learning time `at_s`; an earlier time changes nothing.
     pub fn decay(&mut self, at_s: f64) {
         let age = at_s - self.at_s;
@@ -119,7 +125,7 @@ mod tests {
     #[test]
     fn a_sample_weighs_less_with_age_and_never_more() {
         let mut stats = Stats::default();
-        stats.add(0.0, &features::gap(3.0), 2.0);
+        stats.add(0.0, &features::gap(3.0, 0.0), 2.0);
         stats.decay(TAU_S);
         assert!((stats.weight() - (-1.0f64).exp()).abs() < 1e-12);
         assert!((stats.mean() - 2.0).abs() < 1e-12);
@@ -135,7 +141,7 @@ mod tests {
         let samples = [(1.0, 0.9), (2.0, 1.4), (7.0, 2.0)];
         let mut error = 0.0;
         for (n, y) in samples {
-            stats.add(0.0, &features::gap(n), y);
+            stats.add(0.0, &features::gap(n, 0.0), y);
             error += (y - 1.5 * (0.5 + 0.25 * n)).powi(2);
         }
         assert!((stats.squared_error(&beta, 1.5) - error).abs() < 1e-12);

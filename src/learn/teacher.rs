@@ -93,6 +93,7 @@ impl Teacher {
             let reading = Reading { id: node.id, at: now, load };
             let former = self.readings[slot].replace(reading).filter(|former| former.id == node.id).unwrap_or(reading);
             let (sum_s, events) = ledger.take_gaps();
+            self.learner.read(now, node, ledger.take_read_prompt_tokens(), now.since(former.at));
             let waiting = ledger.waiting();
             let streaming = load.in_flight.saturating_sub(waiting);
             let mean = load.mean_since(former.load, now.since(former.at));

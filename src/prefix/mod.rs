@@ -60,6 +60,8 @@ pub struct Match {
     pub blocks: u32,
     /// The same in tokens, and what is expected of it.
     pub recall: Recall,
+    /// Tokens beyond the last of these blocks that the node may have too, and the chance of it.
+    beyond: (f32, f32),
 }
 
 /// What was found of a prompt, by slot; reused between requests.
@@ -167,13 +169,18 @@ impl Memory {
                 }
                 alive.iter_mut().zip(&*held).for_each(|(alive, held)| *alive &= held);
                 if alive.iter().all(|word| *word == 0) {
-                    return;
+                    last = None;
+                    break;
                 }
             }
             last = Some((*block, at as u32 + 1));
         }
         if let Some((block, depth)) = last {
             walk.mark(block, depth, alive);
+        }
+        for Match { recall, beyond: (tokens, chance), .. } in &mut found.0 {
+            recall.matched_tokens += *tokens;
+            recall.held_tokens += *tokens * *chance;
         }
     }
 
@@ -203,10 +210,21 @@ impl Memory {
         }
     }
 
-    /// The node has put so many tokens into its cache that are of no prompt: its answers.
-    pub fn answered(&self, node: &Node, tokens: f32, now: Time) {
-        if let Some(record) = self.inner.get().and_then(|inner| inner.records.own(node)) {
-            record.send(tokens, now);
+    /// The node has answered a prompt of so many tokens with so many, which are in its cache as well.
+    ///
+    /// The next prompt of a conversation contains them. Their text is not looked at; that much followed the last block of
+    /// the prompt is enough, as who ends there went on from there.
+    pub fn answered(&self, node: &Node, used: &Use, prompt_tokens: u32, tokens: f32, now: Time) {
+        let Some(inner) = self.inner.get() else { return };
+        let Some(record) = inner.records.own(node) else { return };
+        record.send(tokens, now);
+        let blocks = used.prefix.blocks();
+        if let Some(last) = blocks.last().filter(|_| tokens > 0.0 && blocks.len() <= BLOCKS_MAX)
+            && let Some(mut shelf) = inner.shelf(*last)
+        {
+            let rest = prompt_tokens as f32 - blocks.len() as f32 * used.prefix.tokens_per_block();
+            // A cast saturates.
+            shelf.follow(*last, (rest.max(0.0) + tokens) as u32);
         }
     }
 
@@ -274,6 +292,7 @@ impl<C: Fn(u32, Extent) -> f32> Walk<'_, C> {
     fn mark(&mut self, block: u64, depth: u32, set: &mut [u64]) {
         let Some(shelf) = self.inner.shelf(block) else { return };
         let Some(holders) = shelf.holders(block) else { return };
+        let followed = shelf.followed(block) as f32;
         let tokens = (depth - self.from) as f32 * self.tokens;
         self.from = depth;
         for (at, word) in set.iter_mut().enumerate() {
@@ -289,9 +308,11 @@ impl<C: Fn(u32, Extent) -> f32> Walk<'_, C> {
                 }
                 let own = &mut all[slot as usize];
                 own.blocks = depth;
+                let chance = (self.chance)(slot, extent);
                 own.recall.matched_tokens += tokens;
-                own.recall.held_tokens += tokens * (self.chance)(slot, extent);
+                own.recall.held_tokens += tokens * chance;
                 own.recall.extent = extent;
+                own.beyond = (followed, chance);
             }
         }
     }

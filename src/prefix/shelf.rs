@@ -20,6 +20,8 @@ struct Entry {
     chain: u32,
     newer: u32,
     older: u32,
+    /// Tokens that followed where a prompt ended with it, as far as they are known.
+    followed: u32,
     holders: Holders,
 }
 
@@ -70,7 +72,20 @@ impl Shelf {
         self.find(block).map(|place| &self.entries[place].holders)
     }
 
-    /// The node of that slot has the block now, which becomes the one used last.
+    /// Tokens that followed the block where a prompt ended with it.
+    pub(super) fn followed(&self, block: u64) -> u32 {
+        self.find(block).map_or(0, |place| self.entries[place].followed)
+    }
+
+    /// So many tokens followed the block, with which a prompt ended: the rest of that prompt, and its answer.
+    pub(super) fn follow(&mut self, block: u64, tokens: u32) {
+        if let Some(place) = self.find(block) {
+            self.entries[place].followed = tokens;
+        }
+    }
+
+    /// The node of that slot has the block now, which becomes the one used last. What followed it is known no longer: a
+    /// block that prompts go beyond, as those that many share, is no end.
     pub(super) fn put(&mut self, block: u64, slot: u32, stamp: Stamp, since: impl Fn(u32, Stamp) -> Option<u32>) {
         if self.entries_max == 0 {
             return;
@@ -84,7 +99,8 @@ impl Shelf {
         };
         self.link(place);
         let room = self.tables_max - self.tables;
-        let holders = &mut self.entries[place].holders;
+        let Entry { holders, followed, .. } = &mut self.entries[place];
+        *followed = 0;
         let before = holders.bytes();
         holders.put(slot, stamp, room, since);
         self.tables = self.tables + holders.bytes() - before;
@@ -129,7 +145,8 @@ impl Shelf {
             self.evicted += 1;
         }
         let bucket = self.bucket(block);
-        let entry = Entry { block, chain: self.buckets[bucket], newer: NONE, older: NONE, holders: Holders::default() };
+        let (chain, holders) = (self.buckets[bucket], Holders::default());
+        let entry = Entry { block, chain, newer: NONE, older: NONE, followed: 0, holders };
         let place = match self.free {
             NONE => {
                 self.entries.push(entry);

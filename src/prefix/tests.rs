@@ -65,8 +65,8 @@ fn each_stretch_of_a_prompt_is_as_old_as_its_own_last_use() {
     let (node, other) = (&fleet.nodes()[0], &fleet.nodes()[1]);
     memory.remember(node, &conversation(1, 10, 1, 20), at(10), 0, 1_920.0);
     memory.remember(other, &conversation(1, 10, 2, 20), at(10), 0, 1_920.0);
-    memory.remember(node, &conversation(1, 10, 3, 1), at(50), 10, 64.0);
-    memory.answered(node, 6_400.0, at(60));
+    let used = memory.remember(node, &conversation(1, 10, 3, 1), at(50), 10, 64.0).expect("its slot");
+    memory.answered(node, &used, 704, 6_400.0, at(60));
     let (mut found, ages) = (Found::default(), std::cell::RefCell::new(Vec::new()));
     memory.look(&conversation(1, 10, 1, 20), at(100), &mut found, |slot, extent| {
         ages.borrow_mut().push((slot, extent.seconds, extent.tokens));
@@ -77,6 +77,23 @@ fn each_stretch_of_a_prompt_is_as_old_as_its_own_last_use() {
     let recall = found.at(0).recall;
     assert_eq!((recall.matched_tokens, recall.held_tokens), (30.0 * TOKENS, (5.0 + 5.0) * TOKENS));
     assert_eq!(recall.extent.seconds, 90.0);
+}
+
+#[test]
+fn an_answer_is_found_by_who_goes_on_after_it_and_what_prompts_go_beyond_is_no_end() {
+    let (memory, fleet) = (Memory::default(), fleet(2));
+    let (node, other) = (&fleet.nodes()[0], &fleet.nodes()[1]);
+    let (first, next) = (conversation(1, 4, 1, 4), conversation(1, 4, 1, 10));
+    let used = memory.remember(node, &first, at(1), 0, 542.0).expect("its slot");
+    assert_eq!(matched(&memory, &next, 0), 8.0 * TOKENS, "not answered yet");
+    memory.answered(node, &used, 8 * 64 + 30, 200.0, at(2));
+    assert_eq!(matched(&memory, &next, 0), 8.0 * TOKENS + 230.0, "the rest of the prompt and the answer");
+    let mut found = Found::default();
+    memory.look(&next, at(3), &mut found, |_, _| 0.5);
+    assert_eq!(found.at(0).recall.held_tokens, 4.0 * TOKENS + 115.0);
+    assert_eq!(matched(&memory, &conversation(1, 4, 2, 9), 0), 4.0 * TOKENS, "another conversation has another answer");
+    memory.remember(other, &next, at(4), 0, 900.0);
+    assert_eq!([0, 1].map(|slot| matched(&memory, &next, slot)), [8.0 * TOKENS, 14.0 * TOKENS]);
 }
 
 #[test]

@@ -71,6 +71,7 @@ impl Learner {
                 evidence: entry.stats.map(|stats| stats.weight()),
                 level: explore::level(entry.answers()),
                 chances: entry.reuse.node(&predictor.fleet.chances),
+                tells: entry.reuse.tells(),
                 ..NodeModel::unknown(
                     entry.id,
                     std::array::from_fn(|at| fits[at].as_ref().map_or(old.beta[at], |fit| fit.nodes[place].beta)),
