@@ -5,7 +5,6 @@
 //! routes. It is about nodes people watch; what Prometheus keeps for long is the ratio over the whole fleet.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use crate::fleet::{Node, PerNode, Resettable};
 use crate::node::NodeId;
@@ -45,7 +44,7 @@ pub(super) struct Foresight(PerNode<Sums>);
 
 impl Foresight {
     pub(super) fn add(&self, slot: u32, id: NodeId, predicted_s: f64, observed_s: f64) {
-        let micros = |seconds: f64| Duration::from_secs_f64(seconds.clamp(0.0, SECONDS_MAX)).as_micros() as u64;
+        let micros = |seconds: f64| (seconds.clamp(0.0, SECONDS_MAX) * 1e6) as u64;
         if predicted_s.is_nan() || observed_s.is_nan() {
             return;
         }

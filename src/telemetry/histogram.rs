@@ -48,7 +48,10 @@ impl Histogram {
     }
 
     pub(super) fn record(&self, value: Duration) {
-        let value_ns = u64::try_from(value.as_nanos()).unwrap_or(u64::MAX);
+        self.record_ns(value.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(value.subsec_nanos())));
+    }
+
+    fn record_ns(&self, value_ns: u64) {
         let bucket = self.bounds_ns.partition_point(|bound| *bound < value_ns);
         self.counts[bucket].fetch_add(1, Ordering::Relaxed);
         self.sum_ns.fetch_add(value_ns, Ordering::Relaxed);
@@ -56,7 +59,8 @@ impl Histogram {
 
     /// Records a number that is no duration, to nine decimals; negative or not a number counts as 0.
     pub(super) fn record_number(&self, value: f64) {
-        self.record(Duration::from_secs_f64(if value > 0.0 { value.min(NUMBER_MAX) } else { 0.0 }));
+        // Rounded; what is not a number becomes 0.
+        self.record_ns((value.clamp(0.0, NUMBER_MAX) * 1e9 + 0.5) as u64);
     }
 
     /// Appends the samples in the text format, with `node` as their label if given.

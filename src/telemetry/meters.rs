@@ -4,8 +4,8 @@
 //! words of a removed node may arrive after its slot has a new owner; each then makes its own instead of counting for
 //! the other.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use metrics::{Counter, Gauge};
@@ -212,7 +212,6 @@ impl Meters {
 
     pub(super) fn finished(&self, sample: &Sample) {
         let place = place(&sample.outcome);
-        self.outcomes[place].increment(1);
         self.counts[place].fetch_add(1, Ordering::Relaxed);
         if let Some(tokens) = sample.output_tokens {
             self.output_tokens.increment(u64::from(tokens));
@@ -249,6 +248,9 @@ impl Meters {
     pub(super) fn render(&self, node: &Node, scrape: &Scrape<'_>) -> String {
         let present = node.live.health.state(scrape.now);
         let gauges = &self.gauges;
+        for (counter, count) in self.outcomes.iter().zip(&self.counts) {
+            counter.absolute(count.load(Ordering::Relaxed));
+        }
         gauges.in_flight.set(f64::from(node.live.ledger.in_flight()));
         gauges.waiting.set(f64::from(node.live.ledger.waiting()));
         gauges.connections.set((scrape.node_connections)(node) as f64);
@@ -279,24 +281,33 @@ impl Meters {
     }
 }
 
-/// Where a node's meters are kept.
+/// Where a node's meters are kept: those of the first node in a slot for good, as most fleets never have a second one
+/// there and a request comes here three times; those of later ones where they can be swapped.
 #[derive(Default)]
-struct Place(ArcSwapOption<Meters>);
+struct Place {
+    first: OnceLock<Box<Meters>>,
+    later: ArcSwapOption<Meters>,
+}
 
 impl Resettable for Place {
     fn reset(&self) {
-        self.0.store(None);
+        self.later.store(None);
     }
 }
 
-/// The meters of all nodes. Their number is bounded by the largest fleet that there was: slots are reused.
+/// The meters of all nodes. Their number is bounded by twice the largest fleet that there was: slots are reused.
 #[derive(Default)]
 pub(super) struct AllMeters(PerNode<Place>);
 
 impl AllMeters {
     /// Calls `with` with the meters of `node`, made on first sight.
     pub(super) fn of<R>(&self, node: &Node, with: impl FnOnce(&Meters) -> R) -> R {
-        let place = &self.0.of(node).0;
+        let place = self.0.of(node);
+        let first = place.first.get_or_init(|| Box::new(Meters::new(node)));
+        if first.id == node.id {
+            return with(first);
+        }
+        let place = &place.later;
         if let Some(meters) = place.load().as_ref().filter(|meters| meters.id == node.id) {
             return with(meters);
         }

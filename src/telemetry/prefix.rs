@@ -35,8 +35,11 @@ impl PrefixCounters {
             return;
         }
         let (prompt, recall) = (f64::from(sample.prompt_tokens), &sample.recall);
-        let seen = [prompt, f64::from(recall.matched_tokens).min(prompt), f64::from(recall.cached_tokens)];
-        add(&self.seen, seen);
+        self.seen[0].increment(u64::from(sample.prompt_tokens));
+        // Most prompts are new.
+        if recall.matched_tokens > 0.0 {
+            add(&self.seen[1..], [f64::from(recall.matched_tokens).min(prompt), f64::from(recall.cached_tokens)]);
+        }
         if let Some(told) = sample.told_cached() {
             let (matched, expected) = (f64::from(recall.matched_tokens), f64::from(recall.held_tokens));
             add(&self.told, [prompt, expected, told, (expected - told.min(matched)).abs()]);
@@ -44,7 +47,7 @@ impl PrefixCounters {
     }
 }
 
-fn add<const N: usize>(counters: &[Counter; N], tokens: [f64; N]) {
+fn add<const N: usize>(counters: &[Counter], tokens: [f64; N]) {
     for (counter, tokens) in counters.iter().zip(tokens) {
         counter.increment(tokens.round() as u64);
     }

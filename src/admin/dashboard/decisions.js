@@ -122,7 +122,7 @@ export function decisionsView(wanted) {
       say(note, found.length ? "" : "This decision is not remembered any more: the last thousand are.");
       if (!found.length && list.firstChild) return say(list.querySelector(".state"), "not known");
     }
-    if (!held) say(note, `${count(Math.min(found.length, SHOWN))} of ${count(found.length)} that match, of the last ${count(decisions.length)} that are remembered: at most a hundred a second, and all that explored.`);
+    if (!held) say(note, `${count(Math.min(found.length, SHOWN))} of ${count(found.length)} that match, of the last ${count(decisions.length)} that are remembered: at most fifty a second, and all that explored.`);
     // Nothing new: leave focus and scrolling alone.
     const top = found[0]?.number ?? 0;
     const ended = found.slice(0, SHOWN).filter((one) => one.end).length;

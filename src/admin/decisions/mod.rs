@@ -180,7 +180,7 @@ struct DecisionView {
 /// Recent decisions, the newest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct DecisionList {
-    /// A sample: at most a hundred a second, and all that explored.
+    /// A sample: at most fifty a second, and all that explored.
     decisions: Vec<DecisionView>,
 }
 

@@ -45,8 +45,23 @@ const EVENTS_MAX: u32 = 300;
 pub(super) struct Live {
     /// Shared with the streams of decisions.
     pub(super) places: Places,
-    last: Mutex<Option<(Time, Bytes, Arc<Value>)>>,
+    last: Mutex<Option<Look>>,
     history: Mutex<History>,
+}
+
+/// The fleet at one moment, in whichever form streams have asked for.
+#[derive(Debug)]
+struct Look {
+    at: Time,
+    json: Arc<Value>,
+    /// The whole event; a dashboard alone has no use for it.
+    text: Option<Bytes>,
+}
+
+impl Look {
+    fn event(&mut self) -> Bytes {
+        self.text.get_or_insert_with(|| event("live", &*self.json)).clone()
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -64,19 +79,18 @@ impl Live {
         }
     }
 
-    /// The fleet as it is now, or was a moment ago.
-    fn event(&self, app: &App) -> (Bytes, Arc<Value>) {
+    /// What `take` takes of the fleet as it is now, or was a moment ago.
+    fn look<T>(&self, app: &App, take: impl FnOnce(&mut Look) -> T) -> T {
         let now = app.clock.now();
         let mut last = lock(&self.last);
-        match &*last {
-            Some((at, event, json)) if now.since(*at) < SHARED_FOR => (event.clone(), Arc::clone(json)),
-            _ => {
-                let json = Arc::new(serde_json::to_value(view::live(app, now)).unwrap_or_default());
-                let made = event("live", &*json);
-                *last = Some((now, made.clone(), Arc::clone(&json)));
-                (made, json)
-            }
+        if last.as_ref().is_some_and(|last| now.since(last.at) >= SHARED_FOR) {
+            *last = None;
         }
+        take(last.get_or_insert_with(|| Look {
+            at: now,
+            json: Arc::new(serde_json::to_value(view::live(app, now)).unwrap_or_default()),
+            text: None,
+        }))
     }
 
     fn past(&self) -> Bytes {
@@ -137,7 +151,9 @@ async fn feed(app: Arc<App>, live: Arc<Live>, sender: mpsc::Sender<Bytes>, event
         ticks.tick().await;
         // Made when there is room for it: a slow reader gets fewer events, none of them old.
         let Ok(room) = sender.reserve().await else { return };
-        let (whole, json) = live.event(&app);
-        room.send(if compact { event("live", &told.compact(Value::clone(&json))) } else { whole });
+        room.send(match compact {
+            true => event("live", &told.compact(Value::clone(&live.look(&app, |look| Arc::clone(&look.json))))),
+            false => live.look(&app, Look::event),
+        });
     }
 }
