@@ -201,7 +201,8 @@ async fn count(kind: Kind) -> Result<f64, Failure> {
     Ok(total / requests as f64)
 }
 
-fn switch(pid: u32, to: &str) -> Result<(), Failure> {
+/// Counting goes "on" or "off".
+pub(crate) fn switch(pid: u32, to: &str) -> Result<(), Failure> {
     let pid = pid.to_string();
     let output = Command::new("callgrind_control").args(["-i", to, &pid]).stdin(Stdio::null()).output()?;
     let text = String::from_utf8_lossy(&output.stdout);

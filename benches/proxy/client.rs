@@ -195,6 +195,28 @@ impl Load {
         Ok(Load { clients, request })
     }
 
+    /// Makes so many requests per second, of which each goes out when it is due or, where the proxy is slower than that, as
+    /// soon as it can. Returns as [`Load::run`] does.
+    pub(crate) async fn run_at(&mut self, per_s: f64, time: Duration) -> Result<(u64, Duration), Failure> {
+        let (start, total) = (tokio::time::Instant::now(), (per_s * time.as_secs_f64()) as usize);
+        let connections = self.clients.len();
+        let mut loops = JoinSet::new();
+        for (first, mut client) in self.clients.drain(..).enumerate() {
+            let request = Arc::clone(&self.request);
+            loops.spawn(async move {
+                for number in (first..total).step_by(connections) {
+                    tokio::time::sleep_until(start + Duration::from_secs_f64(number as f64 / per_s)).await;
+                    timeout(ANSWER_WAIT, client.ask(&request)).await??;
+                }
+                Ok::<_, Failure>(client)
+            });
+        }
+        while let Some(ended) = loops.join_next().await {
+            self.clients.push(ended??);
+        }
+        Ok((total as u64, start.elapsed()))
+    }
+
     /// Makes load and returns the number of requests, all of which were answered, and how long it took.
     pub(crate) async fn run(&mut self, until: Until) -> Result<(u64, Duration), Failure> {
         let sent = Arc::new(AtomicU64::new(0));

@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench proxy` measures four things and prints targets beside figures: `cost` (instructions or CPU time
 //! per small request), `idle` (memory of 10,000 idle clients), `bulk` (1 GB down and up), `disconnect` (how soon a node
-//! hears that its client is gone). Options go after `--`: `--seconds`, `--rounds`, `--only cost,idle`, `--peers haproxy,nginx`,
+//! hears that its client is gone); `--only watching` a fifth, what it costs to be watched. Options go after `--`: `--seconds`, `--rounds`, `--only cost,idle`, `--peers haproxy,nginx`,
 //! `--callgrind`, `--output json`, `--show-configs`. What peers and tools need: `apt install haproxy nginx-light
 //! linux-perf strace valgrind`; `taskset` is in util-linux.
 //!
@@ -22,8 +22,10 @@ mod node;
 mod peer;
 mod perf;
 mod process;
+mod profile;
 mod program;
 mod section;
+mod watching;
 
 use std::process::ExitCode;
 
@@ -77,6 +79,8 @@ enum Part {
     Idle,
     Bulk,
     Disconnect,
+    /// What metrics, decisions, traces, a dashboard and a Prometheus cost; only if named, as it takes minutes
+    Watching,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -94,7 +98,7 @@ enum Output {
 
 impl Args {
     fn wants(&self, part: Part) -> bool {
-        self.only.is_empty() || self.only.contains(&part)
+        (self.only.is_empty() && part != Part::Watching) || self.only.contains(&part)
     }
 
     /// The proxies to measure, ours first, and how to get those that are missing.
@@ -129,6 +133,9 @@ async fn measure(args: &Args, kinds: &[Kind], mut tell: impl FnMut(Section)) -> 
     }
     if args.wants(Part::Disconnect) {
         tell(disconnect::measure(kinds).await?);
+    }
+    if args.wants(Part::Watching) {
+        tell(watching::measure().await?);
     }
     Ok(())
 }

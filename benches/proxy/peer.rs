@@ -157,22 +157,33 @@ pub(crate) struct Proxy {
     pub(crate) kind: Kind,
     /// Where clients connect.
     pub(crate) address: SocketAddr,
+    /// Where our own admin API listens.
+    pub(crate) admin: SocketAddr,
     running: Running,
 }
 
 impl Proxy {
     /// Starts a proxy and returns when it has passed a request on to a node.
     pub(crate) async fn start(kind: Kind, site: &Site, under: &Under) -> Result<Proxy, Failure> {
+        Proxy::start_with(kind, under, |listen, admin, directory| kind.config(site, listen, admin, directory)).await
+    }
+
+    /// The same with another configuration, for the addresses of clients and admin API, and a directory.
+    pub(crate) async fn start_with(
+        kind: Kind,
+        under: &Under,
+        configure: impl FnOnce(SocketAddr, SocketAddr, &Path) -> String,
+    ) -> Result<Proxy, Failure> {
         let program =
             kind.program().ok_or_else(|| format!("{kind} is not installed: apt install {}", kind.package()))?;
         let directory = home()?;
         let [address, admin] = free_addresses()?;
         let config = directory.path().join("proxy.conf");
-        fs::write(&config, kind.config(site, address, admin, directory.path()))?;
+        fs::write(&config, configure(address, admin, directory.path()))?;
         let arguments = kind.arguments(&config, directory.path(), under.wants_one_process());
         let mut running = Running::start(&program, under, directory, &arguments, &[])?;
         running.until_ready(kind.name(), (address, Some("/health")), START_WAIT).await?;
-        Ok(Proxy { kind, address, running })
+        Ok(Proxy { kind, address, admin, running })
     }
 
     /// The process that was started.
