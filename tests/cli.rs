@@ -18,6 +18,8 @@ mod secrets;
 mod socket;
 #[path = "cli/stage.rs"]
 mod stage;
+#[path = "cli/terminal.rs"]
+mod terminal;
 #[path = "cli/watching.rs"]
 mod watching;
 

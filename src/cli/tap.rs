@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
+use tokio::sync::oneshot;
 
 use super::model::time;
 use super::remote::{RemoteArgs, WatchError, shown};
@@ -24,7 +25,7 @@ use crate::config::Env;
   bellwether tap --slow 10s --model llama-3.1-8b --output json
   bellwether tap --explored --count 20
 
-Told are attempts that begin from now on, each when it has ended; of many a sample: at most a hundred a second, and all
+Told are attempts that begin from now on, each when it has ended; of many a sample: at most fifty a second, and all
 that explored. A retry is an attempt of its own.
 
 Exit codes: 0 fine, 1 the proxy does not answer or refuses, 2 wrong usage.")]
@@ -64,7 +65,7 @@ impl Tap {
             Err(error) => return Ok(error.show(screen)),
         };
         let (mut told, mut missed) = (0, 0);
-        let watched = remote.watch(&self.path(), |name, event| {
+        let watched = remote.watch(&self.path(), oneshot::channel().1, |name, event| {
             if name == "tally" {
                 let now_missed = event["missed"].as_u64().unwrap_or_default();
                 if now_missed > missed {

@@ -3,9 +3,10 @@
 //! It reads the stream that the dashboard reads, so it asks for nothing that was not made anyway, and works where a
 //! browser does not reach: over ssh, in a container. On a terminal it draws on the alternate screen, a whole frame in
 //! one write, so nothing flickers and the shell's text is back afterwards. Elsewhere it writes a line per interval.
-//! It has no keys: changing something is what the admin API and the dashboard are for.
+//! Its only key ends it: changing something is what the admin API and the dashboard are for.
 
 mod board;
+mod keyboard;
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -14,6 +15,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use self::board::Board;
+use self::keyboard::Keyboard;
 use super::remote::{RemoteArgs, WatchError};
 use super::{Exit, Output, Screen};
 use crate::config::Env;
@@ -35,7 +37,7 @@ const SIZE: (u16, u16) = (80, 24);
   bellwether top --once --output json --admin 10.0.0.5:8081 --token-env BELLWETHER_ADMIN_TOKEN
   bellwether top --interval 10 >> fleet.log
 
-On a terminal the table is redrawn until Ctrl-C, elsewhere there is a line per interval.
+On a terminal the table is redrawn until q or Ctrl-C, elsewhere there is a line per interval.
 
 Exit codes: 0 fine, 1 the proxy does not answer or refuses, 2 wrong usage.")]
 pub(super) struct Top {
@@ -80,15 +82,23 @@ impl Top {
         let dumb = env.get("TERM").is_some_and(|term| term == "dumb");
         let draws = screen.terminal && !dumb && !self.once && self.output == Output::Text;
         let watched = {
-            let mut view = View { top: self, board: Board::new(self.sort), last_s: None, draws, out: &mut *screen.out };
+            let mut view = View {
+                top: self,
+                board: Board::new(self.sort),
+                last_s: None,
+                size: None,
+                draws,
+                out: &mut *screen.out,
+            };
+            let (_keyboard, quit) = if draws { Keyboard::take() } else { Keyboard::leave() };
             if draws {
                 view.out.write_all(ENTER.as_bytes())?;
             }
             let path = if self.once { "/api/v1/live?events=1" } else { "/api/v1/live" };
-            remote.watch(
-                path,
-                |name, event| if name == "live" { view.show(event) } else { Ok(ControlFlow::Continue(())) },
-            )
+            let each = |name: &str, event: &Value| {
+                if name == "live" { view.show(event) } else { Ok(ControlFlow::Continue(())) }
+            };
+            remote.watch(path, quit, each)
         };
         match watched {
             Ok(()) => Ok(Exit::Fine),
@@ -104,6 +114,8 @@ struct View<'a> {
     board: Board,
     /// When the last event was shown, by the instance's clock.
     last_s: Option<f64>,
+    /// Columns and rows when a frame was drawn last.
+    size: Option<(u16, u16)>,
     draws: bool,
     out: &'a mut dyn Write,
 }
@@ -113,7 +125,8 @@ impl View<'_> {
         let now_s = event["now_s"].as_f64().unwrap_or_default();
         // Events come a second apart, give or take a little; a clock that went back is another instance's.
         let due = self.last_s.is_none_or(|last| now_s < last || now_s - last > f64::from(self.top.interval) - 0.5);
-        if !due {
+        // A frame of another size is not one to look at until the next is due.
+        if !due && (!self.draws || self.size == Some(size())) {
             return Ok(ControlFlow::Continue(()));
         }
         self.last_s = Some(now_s);
@@ -130,11 +143,17 @@ impl View<'_> {
 
     /// One frame, in one write: each line is written over the one before and its rest is cleared.
     fn draw(&mut self, event: &Value) -> io::Result<()> {
-        let (_, height) = terminal_size::terminal_size().map_or(SIZE, |(width, height)| (width.0, height.0));
+        let (width, height) = size();
+        self.size = Some((width, height));
         let lines = self.board.page(event, usize::from(height));
         let frame = format!("\x1b[?2026h\x1b[H{}\x1b[K\x1b[J\x1b[?2026l", lines.join("\x1b[K\r\n"));
         self.out.write_all(frame.as_bytes())
     }
+}
+
+/// Columns and rows of the terminal.
+fn size() -> (u16, u16) {
+    terminal_size::terminal_size().map_or(SIZE, |(width, height)| (width.0, height.0))
 }
 
 impl Drop for View<'_> {

@@ -11,6 +11,7 @@ use http::Method;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 use super::{PATIENCE, Remote, RemoteError};
 
@@ -29,13 +30,15 @@ pub(in crate::cli) enum WatchError {
 }
 
 impl Remote {
-    /// Gives every event of the stream at `path` to `each`, name and data, until that has enough or a signal says stop.
+    /// Gives every event of the stream at `path` to `each`, name and data, until that has enough, or a signal or `quit` says
+    /// stop. A `quit` that nobody can say any more is none.
     ///
     /// # Errors
     /// Nobody answers, or with a refusal; or `each` fails.
     pub(in crate::cli) fn watch(
         &self,
         path: &str,
+        quit: oneshot::Receiver<()>,
         mut each: impl FnMut(&str, &Value) -> io::Result<ControlFlow<()>>,
     ) -> Result<(), WatchError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -49,6 +52,7 @@ impl Remote {
                 read = reading => read,
                 _ = stop.recv() => Ok(()),
                 _ = interrupt.recv() => Ok(()),
+                Ok(()) = quit => Ok(()),
             }
         })
     }
