@@ -53,15 +53,20 @@ fn answer(stream: TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// A proxy before `nodes` whose checks do not disturb.
-pub(crate) fn proxy(nodes: Vec<NodeSpec>) -> Server {
+/// Settings of a proxy before `nodes` whose checks do not disturb.
+pub(crate) fn settings(nodes: Vec<NodeSpec>) -> Settings {
     let mut settings = Settings { nodes, ..Settings::default() };
     settings.listen.set_port(0);
     settings.admin.listen.set_port(0);
     settings.limits.connections_max = 50;
     settings.health.thresholds.unhealthy_after = 100;
     settings.ejection.share_max = 0.0;
-    Server::start(settings).unwrap()
+    settings
+}
+
+/// A proxy with those settings.
+pub(crate) fn proxy(nodes: Vec<NodeSpec>) -> Server {
+    Server::start(settings(nodes)).unwrap()
 }
 
 /// Sends one request through a proxy and reads its answer.

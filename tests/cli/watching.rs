@@ -4,12 +4,12 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use bellwether::config::{Role, Token};
+use bellwether::config::{AdminListen, Role, Token};
 use bellwether::node::NodeSpec;
 use bellwether::server::Server;
 use serde_json::Value as Json;
 
-use crate::node::{ask, proxy, start};
+use crate::node::{ask, proxy, settings, start};
 use crate::{Running, bellwether, run, taught};
 
 fn two() -> Server {
@@ -107,4 +107,29 @@ fn watching_needs_the_token_that_the_api_asks_for() {
     let mut with = bellwether(&["top", "--once", "--admin", &admin, "--token-env", "LOOK"]);
     assert_eq!(run(with.env("LOOK", "0123456789abcdef")).code, Some(0));
     server.stop(Duration::ZERO);
+}
+
+#[test]
+fn who_watches_reaches_a_proxy_by_its_socket_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings(vec![NodeSpec::new(format!("http://{}", start())).named("n")]);
+    settings.admin.listen = AdminListen::Unix(dir.path().join("admin.sock"));
+    let server = Server::start(settings).unwrap();
+    let admin = server.admin_address().to_string();
+    assert!(admin.starts_with("unix:/"), "{admin}");
+    let (text, code) = while_asked(tap(&server, &["--count", "2"]), || ask(&server, "/v1/chat/completions", "{}"));
+    assert_eq!((code, text.lines().count()), (Some(0), 2), "{text}");
+    assert!(text.lines().all(|line| line.contains(" n 200 in ")), "{text}");
+    let top = run(&mut bellwether(&["top", "--once", "--admin", &admin]));
+    assert_eq!((top.code, top.err.as_str()), (Some(0), ""));
+    assert!(top.out.lines().any(|line| line.starts_with("n     up")), "{}", top.out);
+    let doctor = run(&mut bellwether(&["doctor", "--admin", &admin]));
+    assert_eq!((doctor.code, doctor.err.as_str()), (Some(0), ""), "{}", doctor.out);
+    assert!(doctor.out.contains("instance: answers and takes requests"), "{}", doctor.out);
+    server.stop(Duration::ZERO);
+    for verb in ["tap", "top", "doctor"] {
+        let gone = run(&mut bellwether(&[verb, "--admin", &admin]));
+        assert_eq!(gone.code, Some(1));
+        assert!((gone.out + &gone.err).contains(&format!("nothing answers at {admin}")), "{verb}");
+    }
 }

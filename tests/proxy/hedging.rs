@@ -15,7 +15,7 @@ use crate::rig::{Rig, Stage, policy, route, settings, until};
 use crate::wire::{Piece, get, ok, post};
 
 /// Two nodes of which every request goes to "a" first, a route beneath "/hedged" that hedges, and as many hedges as requests.
-async fn stages() -> (Stage, Stage, Settings) {
+pub(crate) async fn stages() -> (Stage, Stage, Settings) {
     let (a, b) = (Stage::open("a").await, Stage::open("b").await);
     // By the client's address, which is always the same; "b" is next to never its first choice.
     let specs = [NodeSpec { weight: 1_000.0, ..a.spec() }, NodeSpec { weight: 0.001, ..b.spec() }];
@@ -31,7 +31,7 @@ async fn stages() -> (Stage, Stage, Settings) {
 }
 
 /// A proxy that has learned, from attempts that nobody made, that each node answers in 20 ms and is late after 40.
-fn taught(settings: Settings) -> Rig {
+pub(crate) fn taught(settings: Settings) -> Rig {
     let rig = Rig::start(settings);
     // From here on nobody else teaches.
     rig.app.trainer.stop();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bellwether::config::{ServerTiming, Settings};
 use serde_json::Value;
 
+use crate::hedging;
 use crate::rig::{Dead, Rig, Stage, policy, settings, until};
 use crate::wire::{Head, Wire, get, ok, post};
 
@@ -148,6 +149,44 @@ async fn a_request_is_a_server_span_and_its_attempts_are_client_spans_that_nodes
         (answered.has("http.response.status_code"), answered.has("http.request.resend_count")),
         ("200".into(), "1".into())
     );
+}
+
+#[tokio::test]
+async fn both_attempts_of_a_hedged_request_are_spans_and_each_tells_how_it_ended() {
+    let (collector, (a, b, settings)) = (Collector::open().await, hedging::stages().await);
+    let rig = hedging::taught(collector.settings(settings));
+    let mut client = rig.client().await;
+    for late_wins in [false, true] {
+        client.send(with(&get("/hedged"), &format!("traceparent: 00-{TRACE}-b7ad6b7169203331-01\r\n"))).await;
+        let (mut late, late_head) = a.request().await;
+        let (mut copy, copy_head) = b.request().await;
+        let (winner, loser) = if late_wins { (&mut late, &mut copy) } else { (&mut copy, &mut late) };
+        winner.send(ok("won").replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n")).await;
+        assert_eq!(client.message().await.text(), "won");
+        assert!(loser.until_closed().await.is_empty());
+        let spans = collector.batch(&ok("{}")).await;
+        let [server, first, second] = &spans[..] else { panic!("{spans:?}") };
+        // Who hedges is not who failed: nothing of it is an error.
+        assert!(spans.iter().all(|span| span.text("traceId") == TRACE && span.json["status"]["code"].is_null()));
+        assert_eq!(
+            (server.has("bellwether.attempts"), server.has("http.response.status_code")),
+            ("2".into(), "200".into())
+        );
+        let (won, lost) = (["completed", "200"], ["censored", "-"]);
+        for (span, head, node, hedge, ended) in [
+            (first, &late_head, "a", "false", if late_wins { won } else { lost }),
+            (second, &copy_head, "b", "true", if late_wins { lost } else { won }),
+        ] {
+            assert_eq!((span.text("parentSpanId"), &span.json["kind"]), (server.text("spanId"), &3.into()));
+            assert_eq!(told(head), [TRACE, span.text("spanId"), "01"], "each node knows its own attempt");
+            assert_eq!(["bellwether.node", "bellwether.hedge"].map(|key| span.has(key)), [node, hedge]);
+            assert_eq!(["bellwether.outcome", "http.response.status_code"].map(|key| span.has(key)), ended);
+            assert_eq!(span.json["events"].as_array().map(Vec::len), Some(usize::from(ended == won)), "first byte");
+            assert!(span.nanos("endTimeUnixNano") <= server.nanos("endTimeUnixNano"), "{spans:?}");
+            assert_eq!(span.has("bellwether.policy"), "ip-hash");
+        }
+        assert!(second.nanos("startTimeUnixNano") > first.nanos("startTimeUnixNano"), "{spans:?}");
+    }
 }
 
 #[tokio::test]
