@@ -388,6 +388,9 @@ mod tests {
         };
         let to_hung = (0..20).map(|_| decide(&balancer, at(22.0), &mut scratch).expect("a node"));
         assert_eq!(to_hung.filter(|ticket| ticket.node().slot == 0).count(), 0);
+        let seen = balancer.dry_run(at(22.0), &RequestShape::default(), None);
+        let left_out: Vec<_> = seen.left_out.iter().map(|(node, why)| (node.slot, why.word())).collect();
+        assert_eq!((left_out, seen.candidates.len()), (vec![(0, "silent")], 1), "and whoever asks is told");
         stuck.finish(at(22.5), WELL);
         let slots: Vec<u32> =
             (0..2).map(|_| decide(&balancer, at(22.6), &mut scratch).expect("a node").node().slot).collect();

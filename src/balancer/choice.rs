@@ -33,6 +33,8 @@ pub enum LeftOut {
     AtLimit,
     /// It does not serve the model.
     OtherModels,
+    /// It has work and has not been heard of for longer than it ever takes, and others have.
+    Silent,
     /// It is down, draining, full or ejected, or on trial with a request in flight.
     State(State),
 }
@@ -56,6 +58,7 @@ impl LeftOut {
         match self {
             LeftOut::AtLimit => "at-limit",
             LeftOut::OtherModels => "other-models",
+            LeftOut::Silent => "silent",
             LeftOut::State(state) => state.word(),
         }
     }
@@ -94,6 +97,7 @@ impl Balancer {
         let panic_below = self.care.load().ejection.panic_below;
         let tokens = self.expected_tokens(&fleet, shape);
         let panics = gather(&fleet, now, shape, &[], tokens, panic_below, &mut candidates);
+        let heard_or_not = candidates.clone();
         if !id.is_learned() {
             self.leave_out_silent(&fleet, now, &mut candidates);
         }
@@ -108,11 +112,13 @@ impl Balancer {
             deciding.peek(&Context { now, shape, fleet: &fleet, candidates: &candidates }, &mut probabilities);
             normalize(&mut probabilities);
         }
+        let is_among = |of: &[Candidate], at: usize| of.iter().any(|candidate| candidate.index as usize == at);
+        let silent = |at: usize| is_among(&heard_or_not, at) && !is_among(&candidates, at);
         let model = shape.model.as_deref();
-        let others = fleet
-            .nodes()
-            .iter()
-            .filter_map(|node| Some((Arc::clone(node), LeftOut::of(node, now, model, tokens, panics)?)));
+        let others = fleet.nodes().iter().enumerate().filter_map(|(at, node)| {
+            let why = if silent(at) { Some(LeftOut::Silent) } else { LeftOut::of(node, now, model, tokens, panics) };
+            Some((Arc::clone(node), why?))
+        });
         let left_out = others.collect();
         DryRun { policy: id, in_force, candidates, probabilities, left_out, rejection, fleet }
     }

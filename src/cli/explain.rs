@@ -146,7 +146,11 @@ fn write_explanation(answer: &Value, screen: &mut Screen<'_>) -> io::Result<()> 
     }
     let left_out = answer["left_out"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !left_out.is_empty() {
-        let each = left_out.iter().map(|one| format!("{} ({})", shown(&one["node"]), shown(&one["why"])));
+        let why = |one: &Value| match one["why"].as_str() {
+            Some("silent") => "silent: it has work and is not heard of".to_owned(),
+            _ => shown(&one["why"]),
+        };
+        let each = left_out.iter().map(|one| format!("{} ({})", shown(&one["node"]), why(one)));
         writeln!(out, "\nleft out: {}", each.collect::<Vec<_>>().join(", "))?;
     }
     Ok(())

@@ -55,7 +55,8 @@ pub(in crate::admin) struct Described {
 struct LeftOutView {
     /// Its name.
     node: String,
-    /// `down`, `draining`, `full`, `at-limit` or `other-models`.
+    /// `down`, `draining`, `full`, `ejected`, `trial`, `at-limit`, `other-models`, or `silent`: it has work and was not heard of
+    /// for longer than it ever takes.
     why: &'static str,
 }
 
