@@ -38,7 +38,7 @@ impl Keyboard {
             let _ = tcsetattr(stdin(), OptionalActions::Now, &modes);
             // Nothing can end a read of a terminal, so the thread ends with the process.
             std::thread::spawn(move || {
-                if stdin().bytes().map_while(Result::ok).any(|key| key.eq_ignore_ascii_case(&b'q')) {
+                if stdin().lock().bytes().map_while(Result::ok).any(|key| key.eq_ignore_ascii_case(&b'q')) {
                     // Nobody listens where something else has ended it.
                     let _ = tell.send(());
                 }
