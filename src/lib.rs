@@ -7,7 +7,7 @@
 //!       |
 //!     the shell              server   proxy   admin   telemetry   probe   reload   app       sockets, disk, wall
 //!                            trainer  training  recording  state  priors  decisions  spans       clock, tokio
-//!                            emulator   load
+//!                            emulator   load   tls
 //!       |                    advise  report  what a recording teaches about a fleet, a comparison as a page
 //!       |                    sim         virtual time, the same core
 //!     balancer               one coordinator: decide -> first byte -> events -> finish
@@ -96,5 +96,6 @@ pub mod sockets;
 pub mod spans;
 pub mod state;
 pub mod telemetry;
+pub mod tls;
 pub mod trainer;
 pub mod training;

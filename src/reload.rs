@@ -131,8 +131,11 @@ impl App {
             log: Log { format: former.log.format, ..next.log },
             ..next
         };
-        if next.admin.tokens.is_empty() && !next.admin.listen.is_private() {
-            return Err(format!("admin.token: needed because the admin API listens on {}", next.admin.listen));
+        if next.admin.is_open() {
+            let listen = &next.admin.listen;
+            return Err(format!(
+                "admin.token, or admin.tls.client_ca: needed because the admin API listens on {listen}"
+            ));
         }
         if let Some(why) = logging::check_level(&next.log.level) {
             return Err(format!("log.level: {why}"));

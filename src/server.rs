@@ -45,7 +45,10 @@ pub enum StartError {
         source: io::Error,
     },
     /// The admin API would be open to everybody.
-    #[error("the admin API does not listen on {0} without a token: set [[admin.token]], or listen on loopback")]
+    #[error(
+        "the admin API does not listen on {0} without a token or client certificates: set [[admin.token]] or \
+         admin.tls.client_ca, or listen on loopback"
+    )]
     OpenAdmin(AdminListen),
     /// The settings make no fleet.
     #[error(transparent)]
@@ -83,7 +86,7 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn start_on(settings: Settings, sockets: Sockets) -> Result<Server, StartError> {
-        if !settings.admin.listen.is_private() && settings.admin.tokens.is_empty() {
+        if settings.admin.is_open() {
             return Err(StartError::OpenAdmin(settings.admin.listen));
         }
         let listener = sockets.clients.map_or_else(|| listen("listen", settings.listen), Ok)?;

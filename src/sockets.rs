@@ -3,7 +3,9 @@
 //! A socket that outlives the process keeps its queue: a client that connects while nobody accepts waits for a moment and
 //! notices nothing. `SO_REUSEPORT` is the obvious other way and loses connections, as closing one listener of a group
 //! resets what waits in its queue. Inherited sockets are told apart by their addresses and not by their order, so
-//! that a mistake in a unit file is found at the start and not by clients who get the admin API.
+//! that a mistake in a unit file is found at the start and not by clients who get the admin API. A socket in the file
+//! system is not among them: its file goes with the process that made it, so of two that share it neither could tell
+//! whether to remove it, and an operator who finds no proxy for a moment loses nothing, as a client would.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

@@ -1,5 +1,6 @@
 //! The admin API from outside: every route, every kind of refusal, and the bounds of its listener.
 
+mod certificates;
 #[path = "admin/decisions.rs"]
 mod decisions;
 #[path = "admin/door.rs"]
@@ -10,6 +11,8 @@ mod figures;
 mod live;
 #[path = "admin/model.rs"]
 mod model;
+#[path = "admin/tls.rs"]
+mod tls;
 
 use std::collections::BTreeMap;
 use std::future::Future;

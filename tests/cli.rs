@@ -4,6 +4,7 @@
 
 #[path = "cli/advise.rs"]
 mod advise;
+mod certificates;
 #[path = "cli/doctor.rs"]
 mod doctor;
 #[path = "cli/hostile.rs"]
@@ -14,6 +15,8 @@ mod manual;
 mod node;
 #[path = "cli/secrets.rs"]
 mod secrets;
+#[path = "cli/secure.rs"]
+mod secure;
 #[path = "cli/socket.rs"]
 mod socket;
 #[path = "cli/stage.rs"]

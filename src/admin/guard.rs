@@ -1,9 +1,10 @@
-//! Who may do what: tokens, roles, and browsers kept out.
+//! Who may do what: tokens, certificates, roles, and browsers kept out.
 //!
 //! Every request passes here before any route is looked up, so that a new route is protected without anybody thinking
 //! of it, and an unknown path tells nothing to strangers. Reading asks for a `read` token, as a dry run
-//! does, anything else for `operate`. Without tokens there is no authentication, which is allowed on loopback and on a
-//! socket in the file system only; and there the danger is
+//! does, anything else for `operate`; a client certificate counts like a token of the role that the settings give
+//! it, and whichever allows more counts. Without both there is no authentication, which is allowed on loopback and on a
+//! socket in the file system only; and there, as with a certificate, the danger is
 //! the operator's own browser, so the `Host` must be one that no attacker can point at us (DNS rebinding) and a
 //! changing request must not come from another site (`Origin`). There are no sessions, cookies or CORS. The dashboard's
 //! own files are for everybody: a browser cannot send a token when it opens a page, and they tell nothing.
@@ -26,6 +27,7 @@ use super::problem::Problem;
 use crate::app::App;
 use crate::clock::Time;
 use crate::config::{Admin, Role};
+use crate::tls::{Certified, Fingerprint};
 
 const CHALLENGE: &str = "Bearer realm=\"bellwether\"";
 const INVALID: &str = "Bearer realm=\"bellwether\", error=\"invalid_token\"";
@@ -52,15 +54,25 @@ impl Gate {
 pub(super) struct Caller {
     /// Index of the token in the configuration; `None` where nobody needs one.
     token: Option<usize>,
+    certificate: Option<Fingerprint>,
     peer: Option<Peer>,
+}
+
+impl Caller {
+    /// Somebody who needed nothing.
+    fn anybody(peer: Option<Peer>) -> Caller {
+        Caller { token: None, certificate: None, peer }
+    }
 }
 
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.token, self.peer) {
-            (Some(index), _) => write!(f, "admin.token[{index}]")?,
-            (None, Some(Peer::User(_))) => f.write_str("whoever may open the socket")?,
-            (None, _) => f.write_str("anybody on loopback")?,
+        match (self.token, &self.certificate, self.peer) {
+            (Some(index), None, _) => write!(f, "admin.token[{index}]")?,
+            (Some(index), Some(certificate), _) => write!(f, "admin.token[{index}] with certificate {certificate}")?,
+            (None, Some(certificate), _) => write!(f, "certificate {certificate}")?,
+            (None, None, Some(Peer::User(_))) => f.write_str("whoever may open the socket")?,
+            (None, None, _) => f.write_str("anybody on loopback")?,
         }
         match self.peer {
             Some(peer) => write!(f, " from {peer}"),
@@ -96,7 +108,7 @@ fn admit(admin: &Admin, tries: &Tries<'_>, request: &Request) -> Result<Caller, 
     let peer = request.extensions().get::<Peer>().copied();
     let path = request.uri().path();
     if matches!(path, "/livez" | "/readyz") {
-        return Ok(Caller { token: None, peer });
+        return Ok(Caller::anybody(peer));
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let host = check_host(admin, request)?;
@@ -104,31 +116,47 @@ fn admit(admin: &Admin, tries: &Tries<'_>, request: &Request) -> Result<Caller, 
         check_origin(request.headers(), host)?;
     }
     if reads && dashboard::is_asset(path) {
-        return Ok(Caller { token: None, peer });
+        return Ok(Caller::anybody(peer));
     }
     if path == "/metrics" && admin.metrics_public && reads {
-        return Ok(Caller { token: None, peer });
+        return Ok(Caller::anybody(peer));
     }
-    if admin.tokens.is_empty() && admin.listen.is_private() {
-        return Ok(Caller { token: None, peer });
+    if !admin.is_guarded() && !admin.is_open() {
+        return Ok(Caller::anybody(peer));
     }
     let needed = if reads || path == DRY_RUN { Role::Read } else { Role::Operate };
-    let token = authenticate(admin, tries, peer, request.headers(), needed)?;
-    Ok(Caller { token: Some(token), peer })
+    let shown = request.extensions().get::<Certified>().and_then(|shown| admin.certified(shown));
+    let token = authenticate(admin, tries, peer, request.headers())?;
+    let by_token = token.map(|(_, role)| role);
+    let by_certificate = shown.as_ref().and_then(|(_, role)| *role);
+    // Nothing is less than to read.
+    match by_token.max(by_certificate) {
+        Some(role) if role >= needed => {
+            let certificate = shown.map(|(certificate, _)| certificate);
+            Ok(Caller { token: token.map(|(index, _)| index), certificate, peer })
+        }
+        Some(_) => {
+            let detail = match by_token {
+                Some(_) => "this token may read; changes need one with role = \"operate\"",
+                None => "this certificate may read; changes need a token with role = \"operate\"",
+            };
+            Err(Problem::new(StatusCode::FORBIDDEN, detail).challenge(SCOPE))
+        }
+        None => {
+            let detail = "this needs a bearer token: Authorization: Bearer TOKEN";
+            Err(Problem::new(StatusCode::UNAUTHORIZED, detail).challenge(CHALLENGE))
+        }
+    }
 }
 
-/// The index of the token that the request carries, if that allows `needed`.
+/// The index and the role of the token that the request carries; `None` if it carries none.
 fn authenticate(
     admin: &Admin,
     tries: &Tries<'_>,
     peer: Option<Peer>,
     headers: &HeaderMap,
-    needed: Role,
-) -> Result<usize, Problem> {
-    let Some(given) = headers.get(header::AUTHORIZATION) else {
-        let detail = "this needs a bearer token: Authorization: Bearer TOKEN";
-        return Err(Problem::new(StatusCode::UNAUTHORIZED, detail).challenge(CHALLENGE));
-    };
+) -> Result<Option<(usize, Role)>, Problem> {
+    let Some(given) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
     if let Some(wait) = tries.failures.wait(tries.now, peer) {
         let detail = "too many wrong tokens came from there; none is looked at for a while";
         return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(wait));
@@ -144,11 +172,7 @@ fn authenticate(
         }
     }
     match found {
-        Some((index, role)) if role >= needed => Ok(index),
-        Some(_) => {
-            let detail = "this token may read; changes need one with role = \"operate\"";
-            Err(Problem::new(StatusCode::FORBIDDEN, detail).challenge(SCOPE))
-        }
+        Some(known) => Ok(Some(known)),
         None => {
             tries.failures.count(tries.now, peer);
             let from = peer.as_ref().map(tracing::field::display);

@@ -13,6 +13,7 @@ mod drain;
 mod events;
 mod failures;
 mod guard;
+mod handshakes;
 mod learned;
 mod live;
 mod model;

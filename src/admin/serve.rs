@@ -24,10 +24,12 @@ use tower_service::Service;
 
 use super::door::{Door, Peer, Stream};
 use super::events::Ending;
+use super::handshakes::{HandshakeBounds, Handshakes};
 use super::live::Live;
 use super::problem::Problem;
 use crate::app::App;
 use crate::config::AdminListen;
+use crate::tls::Certified;
 
 /// Bytes of a request head.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -38,11 +40,20 @@ const HEADERS_MAX: usize = 64;
 /// The pause after a failed accept: usually there are no descriptors left, and trying at once would only burn a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What an exposed listener needs.
+const GUARDS: &str = "a token or client certificates: set [[admin.token]] or admin.tls.client_ca";
+
 /// The bounds of the admin listener.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Connections at once; further ones wait in the system's queue.
     pub connections_max: usize,
+    /// From a connection to the end of its TLS handshake.
+    pub handshake: Duration,
+    /// TLS handshakes at once; who comes while so many run is cut.
+    pub handshakes_max: usize,
+    /// Of those, from one client.
+    pub client_handshakes_max: usize,
     /// From a connection, or the end of a response, to the end of the next request head.
     pub head: Duration,
     /// From a request head to its response: the body is read in it.
@@ -53,10 +64,20 @@ pub struct Bounds {
     pub stop: Duration,
 }
 
+impl Bounds {
+    fn handshakes(&self) -> HandshakeBounds {
+        let Bounds { handshake: deadline, handshakes_max: most, client_handshakes_max: per_client, .. } = *self;
+        HandshakeBounds { most, per_client, deadline }
+    }
+}
+
 impl Default for Bounds {
     fn default() -> Self {
         Bounds {
             connections_max: 256,
+            handshake: Duration::from_secs(5),
+            handshakes_max: 64,
+            client_handshakes_max: 16,
             head: Duration::from_secs(10),
             request: Duration::from_secs(30),
             connection: Duration::from_secs(600),
@@ -68,7 +89,8 @@ impl Default for Bounds {
 /// Serves the admin API at `door` until `shutdown` ends, then for at most two seconds what runs.
 ///
 /// # Errors
-/// The listener is not on loopback and no token is configured: it would let everybody do everything.
+/// The listener is not on loopback and neither a token nor a client certificate is asked for: it would let everybody do
+/// everything.
 pub async fn serve(door: Door, app: Arc<App>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     serve_within(Bounds::default(), door, app, shutdown).await
 }
@@ -85,9 +107,9 @@ pub async fn serve_within(
 ) -> io::Result<()> {
     if let Some(address) = door.address()?
         && !AdminListen::from(address).is_private()
-        && app.settings.load().admin.tokens.is_empty()
+        && !app.settings.load().admin.is_guarded()
     {
-        let why = format!("the admin API does not listen on {address} without a token: set [[admin.token]]");
+        let why = format!("the admin API does not listen on {address} without {GUARDS}");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     let door = door.open()?;
@@ -95,6 +117,7 @@ pub async fn serve_within(
     let router = super::router_with(Arc::clone(&app), Arc::clone(&live));
     let places = Arc::new(Semaphore::new(bounds.connections_max));
     let (stop, stopping) = watch::channel(false);
+    let handshakes = Handshakes::default();
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     let mut remembering = std::pin::pin!(live.remember(&app));
@@ -112,8 +135,17 @@ pub async fn serve_within(
         match accepted {
             Ok((stream, peer)) => {
                 let (router, stopping) = (router.clone(), stopping.clone());
+                // As of now: a reload may have brought a new certificate.
+                let tls = app.settings.load().admin.tls.as_ref().map(|tls| tls.server.clone());
+                let handshakes = handshakes.clone();
                 connections.spawn(async move {
-                    carry(bounds, stream, peer, router, stopping).await;
+                    let secured = match tls {
+                        Some(tls) => handshakes.secure(bounds.handshakes(), &tls, stream, peer).await,
+                        None => Some((stream, None)),
+                    };
+                    if let Some((stream, certified)) = secured {
+                        carry(bounds, stream, Visitor { peer, certified }, router, stopping).await;
+                    }
                     drop(place);
                 });
             }
@@ -130,18 +162,27 @@ pub async fn serve_within(
     Ok(())
 }
 
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+struct Visitor {
+    peer: Peer,
+    /// By which certificate, if one was asked for.
+    certified: Option<Certified>,
+}
+
 /// One connection, to its end.
 async fn carry(
     bounds: Bounds,
     stream: Box<dyn Stream>,
-    peer: Peer,
+    visitor: Visitor,
     router: Router,
     mut stopping: watch::Receiver<bool>,
 ) {
     let ending = Ending(stopping.clone());
+    let peer = visitor.peer;
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ending.clone());
-        answer(bounds.request, router.clone(), peer, request)
+        answer(bounds.request, router.clone(), visitor.clone(), request)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -170,11 +211,14 @@ async fn carry(
 async fn answer(
     bound: Duration,
     mut router: Router,
-    peer: Peer,
+    visitor: Visitor,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, std::convert::Infallible> {
     let mut request = request.map(Body::new);
-    request.extensions_mut().insert(peer);
+    request.extensions_mut().insert(visitor.peer);
+    if let Some(certified) = visitor.certified {
+        request.extensions_mut().insert(certified);
+    }
     match timeout(bound, router.call(request)).await {
         Ok(response) => response,
         Err(_) => {

@@ -5,8 +5,10 @@
 //! about it. Tokens come from the environment or a file and are never shown.
 
 mod target;
+mod trust;
 mod watch;
 
+use std::error::Error as _;
 use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -20,7 +22,8 @@ use hyper_util::rt::TokioIo;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use self::target::{ALLOWED, Target};
+use self::target::Target;
+use self::trust::TrustArgs;
 use super::{Exit, Screen};
 use crate::config::{Env, Settings};
 use crate::escape::is_harmless;
@@ -50,6 +53,8 @@ pub(super) struct RemoteArgs {
     /// File that contains the token
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustArgs,
 }
 
 fn about_admin() -> String {
@@ -72,6 +77,26 @@ pub(super) enum RemoteError {
         target: Target,
         /// Why.
         source: io::Error,
+    },
+    /// Somebody does, who is not to be trusted.
+    #[error(
+        "no secure connection to {target}: {source}\nDoes it speak TLS, with a certificate for that host by an authority in --ca?"
+    )]
+    Untrusted {
+        /// Where.
+        target: Target,
+        /// Why.
+        source: io::Error,
+    },
+    /// Somebody does, and did not like what was shown: TLS 1.3 tells that only afterwards.
+    #[error(
+        "{target} cut the connection: {what}\nIt may ask for a client certificate, or for another one: --cert FILE --key FILE"
+    )]
+    Cut {
+        /// Where.
+        target: Target,
+        /// In what words.
+        what: String,
     },
     /// Somebody does, but not in time.
     #[error("{0} did not answer in time")]
@@ -133,9 +158,8 @@ impl RemoteArgs {
             (None, Some(given)) => given.to_string_lossy().into_owned(),
             (None, None) => Settings::default().admin.listen.to_string(),
         };
-        let target = Target::parse(&given).ok_or_else(|| {
-            RemoteError::Usage(format!("--admin: {given:?} is no address of an admin API; allowed: {ALLOWED}"))
-        })?;
+        let target = Target::parse(&given, self.trust.tls()?)
+            .map_err(|why| RemoteError::Usage(format!("--admin: {given:?} {why}")))?;
         Ok(Remote { target, token: self.token(env)? })
     }
 
@@ -213,7 +237,6 @@ impl Remote {
 
     /// Sends a request and waits for the response head.
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response<Incoming>, RemoteError> {
-        let unreachable = |source| RemoteError::Unreachable { target: self.target.clone(), source };
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, self.target.host());
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
@@ -223,12 +246,18 @@ impl Remote {
         }
         let body = Full::new(Bytes::from(body.map(Value::to_string).unwrap_or_default()));
         let request = request.body(body).map_err(|error| RemoteError::Usage(error.to_string()))?;
-        let stream = self.target.connect().await.map_err(unreachable)?;
-        let stranger = |error: hyper::Error| self.stranger(error.to_string());
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(stranger)?;
+        let stream = self.target.connect().await?;
+        let broken = |error: hyper::Error| match &self.target {
+            Target::Tls(..) => {
+                let what = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+                RemoteError::Cut { target: self.target.clone(), what }
+            }
+            _ => self.stranger(error.to_string()),
+        };
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         // The connection ends with the runtime; that it broke shows in the answer.
         tokio::spawn(connection);
-        sender.send_request(request).await.map_err(stranger)
+        sender.send_request(request).await.map_err(broken)
     }
 
     /// The answer, if it is one.
@@ -277,7 +306,7 @@ mod tests {
     use super::*;
 
     fn args(admin: Option<&str>) -> RemoteArgs {
-        RemoteArgs { admin: admin.map(str::to_owned), token_env: None, token_file: None }
+        RemoteArgs { admin: admin.map(str::to_owned), token_env: None, token_file: None, trust: TrustArgs::default() }
     }
 
     #[test]

@@ -137,16 +137,16 @@ fn banner(loaded: &Loaded, server: &Server) -> String {
         "bellwether {}\n  clients   http://{}\n  admin     {}\n  policy    {}\n  nodes     {named}\n  settings  {}\n",
         env!("CARGO_PKG_VERSION"),
         server.address(),
-        admin_url(server.admin_address()),
+        admin_url(server.admin_address(), settings.admin.tls.is_some()),
         settings.policy.name(),
         loaded.origins.summary(),
     )
 }
 
 /// Where a browser or `curl` finds the admin API.
-fn admin_url(listen: &AdminListen) -> String {
+fn admin_url(listen: &AdminListen, tls: bool) -> String {
     match listen {
-        AdminListen::Tcp(address) => format!("http://{address}"),
+        AdminListen::Tcp(address) => format!("{}://{address}", if tls { "https" } else { "http" }),
         AdminListen::Unix(_) => listen.to_string(),
     }
 }

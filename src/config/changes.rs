@@ -1,7 +1,8 @@
 //! What differs between two settings: what a reload applies, reports, and cannot apply.
 //!
 //! Both are turned into plain data and compared value by value, nodes and routes under their names: a moved node is not
-//! a changed one. Tokens are compared by their secrets and reported without them.
+//! a changed one. Tokens are compared by their secrets and reported without them, certificates by what their files
+//! contained, as a renewed one has the name of the old.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -53,6 +54,10 @@ pub fn changes(old: &Settings, new: &Settings) -> Vec<Changed> {
     let mut found = changes_shown(old.to_json(), new.to_json());
     if !same_tokens(&old.admin.tokens, &new.admin.tokens) {
         found.push(Changed { key: "admin.token".to_owned(), from: None, to: None, restart: false });
+    }
+    let server = |settings: &Settings| settings.admin.tls.as_ref().map(|tls| tls.server.clone());
+    if server(old) != server(new) && !found.iter().any(|changed| changed.key.starts_with("admin.tls.")) {
+        found.push(Changed { key: "admin.tls".to_owned(), from: None, to: None, restart: false });
     }
     let order = |settings: &Settings| settings.routes.iter().map(|route| route.name.clone()).collect::<Vec<_>>();
     let same_routes = !found.iter().any(|changed| changed.key.starts_with("route"));

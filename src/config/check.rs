@@ -1,10 +1,11 @@
 //! From raw settings to checked ones: what concerns several values at once, and what lies outside of the settings.
 //!
 //! Single values were judged by the walk; here are names that must differ, addresses that must not meet, routes that
-//! shadow each other; what is read from elsewhere, the tokens, is in `admin.rs`. The function is total: it always gives
+//! shadow each other; what is read from elsewhere, tokens and certificates, is in `admin.rs` and `tls.rs`. The function is total: it always gives
 //! settings, and every mistake goes to the list. Only the caller who sees an empty list may use them.
 
 mod admin;
+mod tls;
 
 use admin::{read_token, sound_token};
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use admin::{Admin, AdminListen, Role, Token};
+pub use admin::{Admin, AdminListen, AdminTls, Role, Token};
 pub use prefix::PrefixSettings;
 
 use crate::address::Reach;

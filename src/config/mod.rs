@@ -29,8 +29,8 @@ use std::path::{Path, PathBuf};
 
 pub use changes::{Changed, changes, changes_shown};
 pub use checked::{
-    Adaptive, Admin, AdminListen, Forward, Health, Limits, Log, LogFormat, PrefixSettings, Priority, QueueSettings,
-    RateKey, RateLimit, Retry, Role, Route, ServerTiming, SessionKey, Settings, Timeouts, Token, Trace,
+    Adaptive, Admin, AdminListen, AdminTls, Forward, Health, Limits, Log, LogFormat, PrefixSettings, Priority,
+    QueueSettings, RateKey, RateLimit, Retry, Role, Route, ServerTiming, SessionKey, Settings, Timeouts, Token, Trace,
 };
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use origins::Origins;

@@ -28,7 +28,7 @@ use crate::fleet::Thresholds;
 use crate::learn::Knobs;
 use crate::policy::{self, PolicyId};
 
-pub use admin::{RawAdmin, RawRole, RawToken};
+pub use admin::{RawAdmin, RawClientRole, RawRole, RawTls, RawToken};
 pub use node::RawNode;
 pub use observation::{RawServerTiming, RawTrace};
 pub use prefix::RawPrefix;

@@ -56,6 +56,38 @@ fn mistake(toml: &str) -> String {
 }
 
 #[test]
+fn tls_files_are_checked_where_they_are_named() {
+    let authority = crate::tls::issued::Authority::new();
+    let tried = |text: &str| {
+        let place = Place::with(text);
+        authority.write(place.0.path(), "ca");
+        authority.issue(place.0.path(), "one");
+        authority.issue(place.0.path(), "two");
+        place
+    };
+    let both = "[admin.tls]\ncertificate = \"one.pem\"\nkey = \"one.key\"\n";
+    let guarded = format!("{both}client_ca = \"ca\"\n");
+    for (toml, words) in [
+        ("[admin.tls]\ncertificate = \"one.pem\"".to_owned(), "b.toml:2:15: admin.tls.certificate: needs its key"),
+        ("[admin.tls]\nkey = \"one.key\"".to_owned(), "b.toml:2:7: admin.tls.key: needs its certificate"),
+        ("[admin.tls]\nclient_ca = \"ca\"".to_owned(), "admin.tls.client_ca: clients show certificates only"),
+        (both.replace("one.key", "two.key"), "b.toml:3:7: admin.tls.key: \"two.key\" is not the key"),
+        (both.replace("one.pem", "none"), "b.toml:2:15: admin.tls.certificate: \"none\" cannot be read"),
+        (both.replace("one.pem", "one.key"), "\"one.key\" has no certificate in PEM form"),
+        (guarded.replace("\"ca\"", "\"one.key\""), "admin.tls.client_ca: \"one.key\" has no certificate"),
+        (format!("{guarded}client_role = \"none\""), "admin.tls.client_role: allows nobody anything"),
+        (format!("admin.listen = \"unix:/run/b\"\n{both}"), "admin.tls.certificate: a socket in the file system"),
+        (format!("admin.listen = \"0.0.0.0:1\"\n{both}"), "and there is no token"),
+    ] {
+        let mistakes = tried(&toml).mistakes(&[], &[]);
+        assert!(mistakes.len() == 1 && mistakes[0].contains(words), "{toml}: {mistakes:?}");
+    }
+    let place = tried(&format!("admin.listen = \"0.0.0.0:1\"\n{guarded}"));
+    let settings = place.sources(&[], &[]).load().unwrap_or_else(|errors| panic!("{errors}")).settings;
+    assert!(settings.admin.is_guarded() && !settings.admin.is_open());
+}
+
+#[test]
 fn an_empty_file_means_the_defaults() {
     assert_eq!(changes(&load(""), &Settings::default()), []);
     assert_eq!(Settings::default().listen, "127.0.0.1:8080".parse().expect("as written above"));

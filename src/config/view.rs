@@ -4,17 +4,19 @@
 //! is in force, a default spelled out, and can be loaded again. A token shows where it is kept, where that is known.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use secrecy::ExposeSecret;
 use serde_json::{Value as Json, json};
 
 use super::checked::{
-    Adaptive, LogFormat, Priority, QueueSettings, RateLimit, Role, Route, ServerTiming, Settings, Timeouts, Token,
+    Adaptive, AdminTls, LogFormat, Priority, QueueSettings, RateLimit, Role, Route, ServerTiming, Settings, Timeouts,
+    Token,
 };
 use super::raw::{
-    Raw, RawAdaptive, RawAdmin, RawEjection, RawForward, RawHealth, RawLimits, RawLog, RawLogFormat, RawNode,
-    RawPrefix, RawPriority, RawQueue, RawRateLimit, RawRetry, RawRole, RawRoute, RawRouteTimeouts, RawServerTiming,
-    RawTimeouts, RawToken, RawTrace,
+    Raw, RawAdaptive, RawAdmin, RawClientRole, RawEjection, RawForward, RawHealth, RawLimits, RawLog, RawLogFormat,
+    RawNode, RawPrefix, RawPriority, RawQueue, RawRateLimit, RawRetry, RawRole, RawRoute, RawRouteTimeouts,
+    RawServerTiming, RawTimeouts, RawTls, RawToken, RawTrace,
 };
 use super::value::{
     Address, AdminAddress, ClientKey, FieldName, FilePath, HostName, InFlight, LogFilter, MethodName, ModelName, Name,
@@ -70,6 +72,7 @@ impl Settings {
                 hosts: admin.hosts.iter().cloned().map(HostName).collect(),
                 node_allow: admin.node_allow.0.iter().cloned().map(NodePlace).collect(),
                 metrics_public: admin.metrics_public,
+                tls: admin.tls.as_ref().map(raw_tls).unwrap_or_default(),
                 tokens: admin.tokens.iter().map(raw_token).collect(),
             },
             adaptive: raw_adaptive(adaptive),
@@ -161,6 +164,20 @@ fn raw_token(token: &Token) -> RawToken {
         Role::Operate => RawRole::Operate,
     };
     RawToken { file: None, env: None, role }
+}
+
+fn raw_tls(tls: &AdminTls) -> RawTls {
+    let file = |path: &Path| OrOff(Some(FilePath(path.display().to_string())));
+    RawTls {
+        certificate: file(&tls.certificate),
+        key: file(&tls.key),
+        client_ca: tls.client_ca.as_deref().map_or(OrOff(None), file),
+        client_role: match tls.client_role {
+            None => RawClientRole::None,
+            Some(Role::Read) => RawClientRole::Read,
+            Some(Role::Operate) => RawClientRole::Operate,
+        },
+    }
 }
 
 fn raw_node(node: &NodeSpec) -> RawNode {

@@ -30,7 +30,9 @@ pub(super) fn examine(asked: &Asked, findings: &mut Findings) {
     files(asked, findings);
     policy(asked, findings);
     learning(asked, findings);
-    findings.fine("certificates", "none is in use here: the instance speaks HTTP to clients and nodes");
+    let admin =
+        if asked.config["admin"]["tls"]["certificate"] == "off" { "and operators" } else { "and TLS to operators" };
+    findings.fine("certificates", format!("the instance speaks HTTP to clients and nodes, {admin}"));
 }
 
 fn files(asked: &Asked, findings: &mut Findings) {

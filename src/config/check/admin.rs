@@ -25,19 +25,28 @@ impl Check<'_> {
             hosts: raw.hosts.iter().map(|host| host.0.clone()).collect(),
             metrics_public: raw.metrics_public,
             node_allow: NodeAllow(raw.node_allow.iter().map(|entry| entry.0.clone()).collect()),
+            tls: self.tls(&raw.tls),
             tokens: self.tokens(&raw.tokens),
         }
     }
 
     pub(super) fn listeners(&mut self, settings: &Settings, no_tokens: bool) {
-        let admin = &settings.admin.listen;
-        if !admin.is_private() && no_tokens && !self.broken(&["admin.token"]) {
+        let Admin { listen: admin, tls, .. } = &settings.admin;
+        if settings.admin.is_open() && no_tokens && !self.broken(&["admin.token", "admin.tls"]) {
             let complaint =
                 Complaint::new(format!("{admin} can be reached from other machines, and there is no token"));
-            self.complain(
-                "admin.listen",
-                complaint.allowed("a loopback address such as 127.0.0.1:8081, a socket, or [[admin.token]]"),
-            );
+            let allowed =
+                "a loopback address such as 127.0.0.1:8081, a socket, [[admin.token]], or admin.tls.client_ca";
+            self.complain("admin.listen", complaint.allowed(allowed));
+        }
+        if tls.is_some() && admin.address().is_none() && !self.broken(&["admin.listen"]) {
+            let complaint = Complaint::new("a socket in the file system (admin.listen) speaks no TLS");
+            self.complain("admin.tls.certificate", complaint.allowed("\"off\", or an IP and port for admin.listen"));
+        }
+        let role = tls.as_ref().filter(|tls| tls.client_ca.is_some()).map(|tls| tls.client_role);
+        if role == Some(None) && no_tokens && !self.broken(&["admin.token"]) {
+            let complaint = Complaint::new("allows nobody anything, as there is no token");
+            self.complain("admin.tls.client_role", complaint.allowed("\"read\", \"operate\", or [[admin.token]]"));
         }
         let meets = admin.address().is_some_and(|address| meet(settings.listen, address));
         if meets && !self.broken(&["listen", "admin.listen"]) {

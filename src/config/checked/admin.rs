@@ -8,6 +8,7 @@ use std::str::FromStr;
 use secrecy::SecretString;
 
 use crate::address::NodeAllow;
+use crate::tls::{Certified, Fingerprint, ServerTls};
 
 /// Before the path of a socket.
 const UNIX_PREFIX: &str = "unix:";
@@ -25,8 +26,44 @@ pub struct Admin {
     pub node_allow: NodeAllow,
     /// Whether `/metrics` needs no token.
     pub metrics_public: bool,
-    /// Who may do what; empty only where no other machine reaches it.
+    /// TLS, if it is spoken.
+    pub tls: Option<AdminTls>,
+    /// Who may do what.
     pub tokens: Vec<Token>,
+}
+
+impl Admin {
+    /// Whether who comes must show something: a token, or a certificate. Without, only this machine may reach it.
+    pub fn is_guarded(&self) -> bool {
+        !self.tokens.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())
+    }
+
+    /// Whether strangers would be let in.
+    pub fn is_open(&self) -> bool {
+        !self.listen.is_private() && !self.is_guarded()
+    }
+
+    /// The certificate that `shown` has, and what it allows without a token; `None` for one of authorities that are not
+    /// trusted any more.
+    pub fn certified(&self, shown: &Certified) -> Option<(Fingerprint, Option<Role>)> {
+        let tls = self.tls.as_ref().filter(|tls| tls.server.authorities() == Some(&shown.authorities))?;
+        Some((shown.certificate.clone(), tls.client_role))
+    }
+}
+
+/// TLS as the admin listener speaks it.
+#[derive(Clone, Debug)]
+pub struct AdminTls {
+    /// The file of its certificate.
+    pub certificate: PathBuf,
+    /// The file of its key.
+    pub key: PathBuf,
+    /// The file of those of whom every client must show a certificate.
+    pub client_ca: Option<PathBuf>,
+    /// What such a certificate allows without a token.
+    pub client_role: Option<Role>,
+    /// Made of what the files contained when the settings were read.
+    pub server: ServerTls,
 }
 
 /// Where the admin API listens.

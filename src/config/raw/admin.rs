@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::super::value::{AdminAddress, FilePath, HostName, NodePlace, Variable};
+use super::super::value::{AdminAddress, FilePath, HostName, NodePlace, OrOff, Variable};
 use crate::address::Allowed;
 
 /// The admin API.
@@ -14,7 +14,7 @@ use crate::address::Allowed;
 #[serde(default, deny_unknown_fields)]
 pub struct RawAdmin {
     /// Where the admin API listens: IP:PORT, or "unix:/PATH" for a socket that only this user can open. What other
-    /// machines can reach needs a token. Change needs a restart.
+    /// machines can reach needs a token, or TLS with `client_ca`. Change needs a restart.
     pub listen: AdminAddress,
     /// Host names under which the admin API may be called, besides `localhost` and IP addresses.
     #[schemars(length(max = 64))]
@@ -25,6 +25,8 @@ pub struct RawAdmin {
     pub node_allow: Vec<NodePlace>,
     /// Whether `/metrics` can be read without a token.
     pub metrics_public: bool,
+    /// TLS of the admin listener.
+    pub tls: RawTls,
     /// Who may use the admin API.
     #[serde(rename = "token", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
@@ -39,6 +41,7 @@ impl Default for RawAdmin {
             hosts: Vec::new(),
             node_allow: private_networks(),
             metrics_public: false,
+            tls: RawTls::default(),
             tokens: Vec::new(),
         }
     }
@@ -56,6 +59,43 @@ fn private_networks() -> Vec<NodePlace> {
     ];
     let network = |(address, length): (IpAddr, u8)| IpNet::new_assert(address, length).trunc();
     networks.map(|network_of| NodePlace(Allowed::Network(network(network_of)))).into()
+}
+
+/// TLS of the admin listener: PEM files, relative to the configuration file, that a reload reads again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawTls {
+    /// The certificate of the listener, and behind it those between it and an authority; "off" speaks plain HTTP.
+    pub certificate: OrOff<FilePath>,
+    /// Its private key.
+    pub key: OrOff<FilePath>,
+    /// Authorities of whom every client must show a certificate; "off" asks for none.
+    pub client_ca: OrOff<FilePath>,
+    /// What such a certificate allows without a token: "read" to look, "operate" also to change, "none" for nothing but to
+    /// show a token.
+    pub client_role: RawClientRole,
+}
+
+impl Default for RawTls {
+    fn default() -> Self {
+        RawTls {
+            certificate: OrOff(None),
+            key: OrOff(None),
+            client_ca: OrOff(None),
+            client_role: RawClientRole::default(),
+        }
+    }
+}
+
+/// What a client certificate allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "described once at the field; a description per word would turn the enum into a oneOf")]
+pub enum RawClientRole {
+    None,
+    #[default]
+    Read,
+    Operate,
 }
 
 /// A bearer token: where it is kept, never the token itself. Exactly one of `file` and `env`.
