@@ -1,4 +1,5 @@
-"""Holds examples/compose.yaml against the files that it names, since no engine is at hand to bring it up.
+"""Holds examples/compose.yaml, and the collector of examples/tracing.md, against the files that they name, since no engine is
+at hand to bring them up.
 
     python compose.py BELLWETHER PROMTOOL
 
@@ -105,6 +106,20 @@ def nothing_is_open_or_unpinned(compose):
     assert {name for name in named if not name.startswith(".")} == set(compose["volumes"])
 
 
+def the_collector_listens_where_the_text_says():
+    config = load(EXAMPLES / "otel-collector.yaml")
+    [(name, pipeline)] = config["service"]["pipelines"].items()
+    assert name == "traces", name
+    for kind, used in pipeline.items():
+        assert set(used) == set(config[kind]), f"{kind}: {used}"
+    listens = config["receivers"]["otlp"]["protocols"]["http"]["endpoint"]
+    text = (EXAMPLES / "tracing.md").read_text()
+    assert f'endpoint = "http://{listens}"' in text and listens.split(":")[0] == "127.0.0.1"
+    exporter = config["exporters"]["otlphttp"]
+    assert exporter["endpoint"].startswith("https://") and exporter["headers"]["api-key"] == "${env:NEW_RELIC_LICENSE_KEY}"
+    assert "NEW_RELIC_LICENSE_KEY" in text and "(otel-collector.yaml)" in text
+
+
 def main(bellwether, promtool):
     compose = load(EXAMPLES / "compose.yaml")
     services = compose["services"]
@@ -113,6 +128,7 @@ def main(bellwether, promtool):
     prometheus_finds_proxy_and_rules(services, promtool)
     grafana_finds_prometheus_and_dashboards(services)
     nothing_is_open_or_unpinned(compose)
+    the_collector_listens_where_the_text_says()
     print("all right", flush=True)
 
 
