@@ -37,8 +37,7 @@ const COUNTED: Duration = Duration::from_secs(30);
 /// As Prometheus is often set; the example has 15 s.
 const SCRAPE_EVERY: Duration = Duration::from_secs(5);
 /// As the dashboard's list of decisions and its view of the model do.
-const DECISIONS_EVERY: Duration = Duration::from_secs(2);
-const MODEL_EVERY: Duration = Duration::from_secs(3);
+const VIEW_EVERY: Duration = Duration::from_secs(3);
 /// All of it over a proxy without any, at most: with nobody there, and with a dashboard open.
 const TARGETS: (f64, f64) = (1.03, 1.05);
 
@@ -111,8 +110,8 @@ impl Case {
         match self {
             Case::Least | Case::Nobody | Case::Traced => std::future::pending().await,
             Case::Fleet => follow(admin).await,
-            Case::Decisions => both(follow(admin), again(admin, "/api/v1/decisions?limit=500", DECISIONS_EVERY)).await,
-            Case::Model => both(follow(admin), again(admin, "/api/v1/model", MODEL_EVERY)).await,
+            Case::Decisions => both(follow(admin), again(admin, "/api/v1/decisions?limit=60", VIEW_EVERY)).await,
+            Case::Model => both(follow(admin), again(admin, "/api/v1/model", VIEW_EVERY)).await,
             Case::Prometheus => again(admin, "/metrics", SCRAPE_EVERY).await,
         }
     }

@@ -67,30 +67,29 @@ fn hex(digits: &[u8]) -> Option<u128> {
 /// The context that names `span` as the parent.
 pub fn render(trace: u128, span: u64, sampled: bool) -> [u8; LENGTH] {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-    let mut write = |from: usize, part: u32| text[from..from + 8].copy_from_slice(&digits(part));
-    let (high, low) = ((trace >> 64) as u64, trace as u64);
-    write(TRACE_ID.start, (high >> 32) as u32);
-    write(TRACE_ID.start + 8, high as u32);
-    write(TRACE_ID.start + 16, (low >> 32) as u32);
-    write(TRACE_ID.start + 24, low as u32);
-    write(36, (span >> 32) as u32);
-    write(44, span as u32);
+    let mut write = |from: usize, bytes: &[u8]| {
+        for (place, byte) in text[from..].chunks_exact_mut(2).zip(bytes) {
+            let pair = PAIRS[usize::from(*byte)].to_ne_bytes();
+            (place[0], place[1]) = (pair[0], pair[1]);
+        }
+    };
+    write(TRACE_ID.start, &trace.to_be_bytes());
+    write(36, &span.to_be_bytes());
     text[LENGTH - 1] += u8::from(sampled);
     text
 }
 
-/// The hexadecimal digits of a number, all eight at once: every request makes a context, recorded or not.
-#[inline]
-fn digits(number: u32) -> [u8; 8] {
-    // Four bits into each byte, the highest first.
-    let mut digits = u64::from(number);
-    digits = (digits | digits << 16) & 0x0000_ffff_0000_ffff;
-    digits = (digits | digits << 8) & 0x00ff_00ff_00ff_00ff;
-    digits = (digits | digits << 4) & 0x0f0f_0f0f_0f0f_0f0f;
-    // 1 in each byte that is ten or more: its digit is a letter.
-    let letters = ((digits + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
-    (digits + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
-}
+/// The two digits of each byte, as they are written: every request makes a context, recorded or not.
+static PAIRS: [u16; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut pairs = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = u16::from_ne_bytes([digits[byte >> 4], digits[byte & 15]]);
+        byte += 1;
+    }
+    pairs
+};
 
 /// Whether a trace that begins here is recorded, for a share of them: by its id, so that several proxies agree.
 pub fn is_drawn(trace: u128, share: f64) -> bool {

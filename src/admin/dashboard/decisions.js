@@ -5,7 +5,7 @@ import { json } from "./api.js";
 import { el, mark, nodeLink, say } from "./dom.js";
 import { UNKNOWN, count, number, percent, seconds, span, why } from "./words.js";
 
-const LOOK_MS = 2_000;
+const LOOK_MS = 3_000;
 const SHOWN = 60;
 const LIMIT = 500;
 
@@ -110,7 +110,9 @@ export function decisionsView(wanted) {
     tellAges();
     const busy = () => paused || document.hidden || (held ? settled : list.querySelector("details[open]") !== null);
     if (busy()) return;
-    const { decisions } = await json("GET", `api/v1/decisions?limit=${held ? 1000 : LIMIT}`);
+    // What is not filtered is shown as it comes: no more of it is asked for, as each costs the proxy something.
+    const limit = held ? 1000 : wanted.node || field.value !== "all" ? LIMIT : SHOWN;
+    const { decisions } = await json("GET", `api/v1/decisions?limit=${limit}`);
     // Somebody may have begun to read meanwhile.
     if (busy()) return;
     let found = decisions;
