@@ -305,6 +305,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.phase == Phase::Idle && Pin::new(&mut self.io).poll_read(cx, &mut byte).is_pending()
     }
 
+    /// The socket.
+    pub(super) fn io(&self) -> &S {
+        &self.io
+    }
+
     /// The socket, and what was read beyond the head, after a switch of protocols.
     pub(super) fn into_switched(self) -> Option<(S, Bytes)> {
         (self.phase == Phase::Switched).then(|| (self.io, self.read.freeze()))
