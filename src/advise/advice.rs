@@ -72,7 +72,7 @@ pub struct OneMore {
 pub struct Best {
     /// Its name.
     pub policy: String,
-    /// The figure that decided, such as `p99`.
+    /// The figure that decided, such as `p99` or `first-byte p99`.
     pub by: String,
     /// That figure against the present policy's.
     pub ratio: Option<Ratio>,
@@ -220,14 +220,15 @@ fn plan(history: &History, question: &Question, stage: &Stage) -> Plan {
     let mut policies = vec![history.policy.clone()];
     policies.extend(question.policies.iter().filter(|policy| **policy != history.policy).cloned());
     let scenario = stage.resampled();
-    Plan { loads: scenario.loads.clone(), scenario, policies, seeds: question.seeds.clone(), threads: question.threads }
+    let (loads, seeds) = (scenario.loads.clone(), question.seeds.clone());
+    let promise = question.slo.map(|slo| slo.promise);
+    Plan { scenario, loads, policies, seeds, threads: question.threads, promise }
 }
 
-/// The policy with the lowest figure: the promised percentile, or the mean.
+/// The policy with the lowest figure: what was promised, or the mean of whole answers.
 fn best(report: &Report, slo: Option<&Slo>) -> Best {
-    let by_p99 = slo.is_some_and(|slo| slo.share.is_some_and(|share| share >= 0.95));
-    let figure = |row: &Row| if by_p99 { row.p99_s } else { row.mean_s };
-    let ratio = |row: &Row| if by_p99 { row.p99_ratio } else { row.mean_ratio };
+    let figure = |row: &Row| row.promised.map_or(row.mean_s, |promised| promised.value_s);
+    let ratio = |row: &Row| row.promised.map_or(row.mean_ratio, |promised| promised.ratio);
     // A policy that loses requests is not good however fast it answers the others.
     let least_errors = report.rows.iter().map(|row| row.error_share).fold(f64::INFINITY, f64::min);
     let sound = |row: &&Row| row.error_share <= least_errors + 0.001 && !YARDSTICK.contains(&row.policy.as_str());
@@ -238,7 +239,7 @@ fn best(report: &Report, slo: Option<&Slo>) -> Best {
     let rivals = rows.iter().filter(|row| row.policy != best.policy && low(row) <= high(best));
     Best {
         policy: best.policy.clone(),
-        by: if by_p99 { "p99" } else { "mean" }.to_owned(),
+        by: slo.map_or_else(|| "mean".to_owned(), Slo::figure),
         ratio: ratio(best),
         sure: best.policy != report.rows[0].policy && high(best) < 1.0,
         rivals: rivals.map(|row| row.policy.clone()).collect(),
@@ -298,70 +299,4 @@ fn kinds_of(history: &History, fitted: &FittedFleet) -> Vec<usize> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::advise::tests_support::recorded;
-
-    fn question(declared: &[(&str, f64)]) -> Question {
-        Question {
-            policies: vec!["least-connections".into(), "round-robin".into()],
-            seeds: vec![1, 2, 3],
-            slo: Some("p99=2s".parse().expect("sound")),
-            declared: declared.iter().map(|(name, rps)| ((*name).to_owned(), *rps)).collect(),
-            threads: 1,
-        }
-    }
-
-    #[test]
-    fn the_textbook_case_is_answered_with_what_is_declared_and_with_at_least_without_it() {
-        let history = recorded("textbook", "weighted-round-robin", 0.05, 400.0);
-        let declared = [("a", 50.0), ("b", 70.0), ("c", 80.0)];
-        let (advice, _) = advise(&history, &question(&declared), &|_, _| ()).expect("sound");
-        assert_eq!((advice.capacity_rps, advice.capacity_at_least), (200.0, false));
-        assert!((advice.utilization - 0.05).abs() < 0.003, "{}", advice.utilization);
-        for (node, share) in advice.capacities.iter().zip([0.25, 0.35, 0.40]) {
-            assert!((node.share - share).abs() < 0.001 && (node.fair_share - share).abs() < 1e-9, "{node:?}");
-        }
-        assert_eq!(advice.report.rows[0].policy, "weighted-round-robin");
-        let (blind, _) = advise(&history, &question(&[]), &|_, _| ()).expect("sound");
-        assert!(blind.capacity_at_least && blind.capacity_rps < 200.0, "{}", blind.capacity_rps);
-        assert!(blind.capacities.iter().all(|node| node.known_from == "never full"));
-        let wrong = advise(&history, &question(&[("a", 1.0), ("x", 2.0)]), &|_, _| ()).expect_err("refused");
-        assert!(wrong.to_string().contains('x'));
-        let half = advise(&history, &question(&[("a", 1.0)]), &|_, _| ()).expect_err("refused");
-        assert!(half.to_string().contains("b, c"), "{half}");
-    }
-
-    #[test]
-    fn plain_servers_of_different_speed_are_found_again_and_the_better_policy_is_named() {
-        let history = recorded("plain-mixed", "round-robin", 0.55, 60.0);
-        let (advice, _) = advise(&history, &question(&[]), &|_, _| ()).expect("sound");
-        assert!(advice.doubtful.is_empty(), "{:?}", advice.checks);
-        assert_eq!((advice.present.as_str(), advice.best.policy.as_str()), ("round-robin", "least-connections"));
-        assert!(advice.best.sure && advice.best.ratio.expect("a ratio").value < 0.8, "{:?}", advice.best);
-        // The slow nodes are overrun by round robin, so their capacity of 40 requests/s shows.
-        let slow = advice.capacities.iter().filter(|node| node.node.starts_with("speed1"));
-        for node in slow {
-            assert!(!node.at_least && (node.capacity_rps / 40.0 - 1.0).abs() < 0.15, "{node:?}");
-        }
-        assert_eq!(advice.one_more.len(), 3);
-    }
-
-    #[test]
-    fn model_servers_are_found_again() {
-        let history = recorded("llm-mixed", "least-connections", 0.5, 250.0);
-        let fitted = fit::fit(&history);
-        let scenario = Scenario::named("llm-mixed").expect("shipped").expect("sound");
-        let stage = Stage::new(&history, &fitted, &[]).expect("rates");
-        for check in stage.check(&history).expect("a fleet") {
-            for (recorded, emulated) in check.recorded_s.iter().zip(&check.emulated_s).take(2) {
-                assert!((emulated / recorded - 1.0).abs() < 0.2, "{check:?}");
-            }
-        }
-        for (name, fitted) in history.nodes.iter().zip(&fitted.nodes).filter(|(_, node)| node.limit_seen) {
-            let truth = scenario.nodes.iter().find(|node| node.node.name == *name).expect("known").node.server;
-            let slots = |server| if let crate::sim::ServerSpec::Batch(spec) = server { spec.slots } else { 0 };
-            assert_eq!(slots(fitted.server), slots(truth), "{name}");
-        }
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::sim::driver::run;
+use crate::sim::figures::Promise;
 use crate::sim::roster::RosterError;
 use crate::sim::scenario::Scenario;
 
@@ -14,24 +15,31 @@ const TRIAL_REQUESTS: f64 = 12_000.0;
 /// Trials of the bisection: the answer is within 2 % of the range.
 const TRIALS: usize = 6;
 
-/// What users were promised, such as `p99=2s` or `ttfb-p90=500ms`.
+/// What users were promised, such as `p99=2s` or `first-byte-p90=500ms`.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Slo {
-    /// Of first bytes in place of response times.
-    pub first_byte: bool,
-    /// The share of requests for which it must hold, 0 to 1; nothing for the mean.
-    pub share: Option<f64>,
+    /// Of what, and for how many.
+    #[serde(flatten)]
+    pub promise: Promise,
     /// In seconds.
     pub target_s: f64,
 }
+
+/// Prefixes of a promise of first bytes; the second is the short word of the tables.
+const FIRST_BYTE: [&str; 2] = ["first-byte-", "ttfb-"];
+
+/// What can be asked for.
+const HELP: &str = "expected p50 to p999, or mean, of whole answers, such as p99=2s; with first-byte- before it of first \
+                    bytes, such as first-byte-p99=500ms";
 
 impl FromStr for Slo {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Slo, String> {
-        let help = "expected something like p99=2s, ttfb-p90=500ms or mean=1s";
+        let help = HELP;
         let (what, target) = text.split_once('=').ok_or(help)?;
-        let (first_byte, what) = what.strip_prefix("ttfb-").map_or((false, what), |what| (true, what));
+        let stripped = FIRST_BYTE.iter().find_map(|prefix| what.strip_prefix(prefix));
+        let (first_byte, what) = stripped.map_or((false, what), |what| (true, what));
         let share = match what.strip_prefix('p') {
             None if what == "mean" => None,
             None => return Err(help.to_owned()),
@@ -47,25 +55,29 @@ impl FromStr for Slo {
         if target.is_zero() {
             return Err(help.to_owned());
         }
-        Ok(Slo { first_byte, share, target_s: target.as_secs_f64() })
+        Ok(Slo { promise: Promise { first_byte, share }, target_s: target.as_secs_f64() })
+    }
+}
+
+impl Slo {
+    /// The figure that it is about, such as `first-byte p99`.
+    pub fn figure(&self) -> String {
+        let of = if self.promise.first_byte { "first-byte " } else { "" };
+        match self.promise.share {
+            None => format!("{of}mean"),
+            // p50, p99, p999: the digits after the point, two at least.
+            Some(share) => {
+                let digits = format!("{share:.4}");
+                let (percent, beyond) = digits.trim_start_matches("0.").split_at(2);
+                format!("{of}p{percent}{}", beyond.trim_end_matches('0'))
+            }
+        }
     }
 }
 
 impl fmt::Display for Slo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first_byte {
-            f.write_str("first byte, ")?;
-        }
-        match self.share {
-            None => f.write_str("mean")?,
-            // p50, p99, p999: the digits after the point, two at least.
-            Some(share) => {
-                let digits = format!("{share:.4}");
-                let (percent, beyond) = digits.trim_start_matches("0.").split_at(2);
-                write!(f, "p{percent}{}", beyond.trim_end_matches('0'))?;
-            }
-        }
-        write!(f, " = {}", humantime::format_duration(Duration::from_secs_f64(self.target_s)))
+        write!(f, "{} = {}", self.figure(), humantime::format_duration(Duration::from_secs_f64(self.target_s)))
     }
 }
 
@@ -89,12 +101,7 @@ pub fn headroom(scenario: &Scenario, policy: &str, slo: &Slo, most_rps: f64) -> 
     let holds = |rps: f64| -> Result<bool, RosterError> {
         let mut result = run(&trial(scenario, rps), rps / scenario.capacity_rps(), policy, 1)?;
         let share = result.error_share();
-        let digest = if slo.first_byte { &mut result.ttfb_s } else { &mut result.total_s };
-        let reached = match slo.share {
-            Some(share) => digest.quantile(share),
-            None => digest.mean(),
-        };
-        Ok(reached <= slo.target_s && share <= ERRORS_MAX)
+        Ok(slo.promise.of(&mut result) <= slo.target_s && share <= ERRORS_MAX)
     };
     if holds(most_rps)? {
         return Ok(Headroom { holds_rps: most_rps, at_least: true });
@@ -123,17 +130,20 @@ mod tests {
     #[test]
     fn a_target_is_read_and_shown() {
         let read = |text: &str| text.parse::<Slo>();
-        assert_eq!(read("p99=2s"), Ok(Slo { first_byte: false, share: Some(0.99), target_s: 2.0 }));
-        assert_eq!(read("ttfb-p90=500ms"), Ok(Slo { first_byte: true, share: Some(0.9), target_s: 0.5 }));
-        assert_eq!(read("mean=1s"), Ok(Slo { first_byte: false, share: None, target_s: 1.0 }));
-        let shown = ["p99=2s", "ttfb-p999=1s 500ms", "mean=80ms", "p90=1s", "p50=1s", "p05=1s"]
+        let slo = |first_byte, share, target_s| Ok(Slo { promise: Promise { first_byte, share }, target_s });
+        assert_eq!(read("p99=2s"), slo(false, Some(0.99), 2.0));
+        assert_eq!(read("first-byte-p90=500ms"), slo(true, Some(0.9), 0.5));
+        assert_eq!(read("ttfb-p90=500ms"), slo(true, Some(0.9), 0.5));
+        assert_eq!(read("mean=1s"), slo(false, None, 1.0));
+        let shown = ["p99=2s", "first-byte-p999=1s 500ms", "mean=80ms", "p90=1s", "p50=1s", "p05=1s"]
             .map(|text| read(text).expect("sound").to_string());
         assert_eq!(
             shown,
-            ["p99 = 2s", "first byte, p999 = 1s 500ms", "mean = 80ms", "p90 = 1s", "p50 = 1s", "p05 = 1s"]
+            ["p99 = 2s", "first-byte p999 = 1s 500ms", "mean = 80ms", "p90 = 1s", "p50 = 1s", "p05 = 1s"]
         );
-        for wrong in ["p99", "p99=", "p99=fast", "q99=2s", "p0=2s", "p=2s", "p99=0s"] {
-            assert!(read(wrong).is_err(), "{wrong}");
+        for wrong in ["p99", "p99=", "firstbyte-p99=1s", "p99=fast", "q99=2s", "p0=2s", "p=2s", "p99=0s"] {
+            let told = read(wrong).expect_err(wrong);
+            assert!(told.contains("p99=2s") && told.contains("first-byte-p99=500ms"), "{wrong}: {told}");
         }
     }
 

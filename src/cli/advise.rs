@@ -29,7 +29,8 @@ pub(super) struct Advise {
     /// Nodes by name with their capacity_rps, as far as you know it: a file with [[node]] entries, or a scenario
     #[arg(long, value_name = "FILE")]
     pub(super) fleet: Option<PathBuf>,
-    /// What users were promised: p50 to p999 or mean of response times, or with ttfb- of first bytes; such as p99=2s
+    /// What users were promised, such as p99=2s or first-byte-p99=500ms: p50 to p999, or mean, of whole answers, or with
+    /// first-byte- of first bytes; policies are ranked by it
     #[arg(long, value_name = "TARGET")]
     pub(super) slo: Option<Slo>,
     /// Policies to try beside the recorded one
@@ -56,6 +57,7 @@ const EXAMPLES: &str = "\
 Examples:
   bellwether run --config bellwether.toml --record samples.jsonl
   bellwether advise --from-recording samples.jsonl --slo p99=2s
+  bellwether advise --from-recording samples.jsonl --slo first-byte-p99=500ms
   bellwether advise --from-recording samples.jsonl --fleet capacities.toml --output json
   bellwether advise --from-recording samples.jsonl --report advice.html
 

@@ -330,7 +330,7 @@ fn plan(args: &SimulateArgs) -> Result<Plan, SimulateError> {
     if args.report.is_some() && !policies.iter().any(|policy| policy == roster::GREEDY) {
         policies.push(roster::GREEDY.to_owned());
     }
-    Ok(Plan { scenario, loads, policies, seeds: seeds(args), threads: threads(args) })
+    Ok(Plan { scenario, loads, policies, seeds: seeds(args), threads: threads(args), promise: None })
 }
 
 /// A shipped scenario, or a file.

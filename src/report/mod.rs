@@ -157,6 +157,7 @@ mod tests {
             policies: watches.iter().map(|(name, _)| (*name).to_owned()).collect(),
             seeds: vec![1],
             threads: 1,
+            promise: None,
             scenario,
         };
         let report = execute_watched(&plan, &|_, _| (), &|job| {

@@ -7,6 +7,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::Serialize;
+
 use crate::balancer::Observer;
 use crate::clock::Time;
 use crate::sim::driver::run_with;
@@ -24,6 +26,26 @@ const RISE_WINDOW_S: u32 = 3;
 /// How long a rise is followed, in seconds.
 const RISE_MAX_S: u32 = 120;
 
+/// A figure of response times that users may be promised.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Promise {
+    /// Of first bytes in place of whole answers.
+    pub first_byte: bool,
+    /// The share of requests that are no slower, 0 to 1; nothing for the mean.
+    pub share: Option<f64>,
+}
+
+impl Promise {
+    /// What it was in a run, in seconds.
+    pub fn of(self, result: &mut RunResult) -> f64 {
+        let digest = if self.first_byte { &mut result.ttfb_s } else { &mut result.total_s };
+        match self.share {
+            None => digest.mean(),
+            Some(share) => digest.quantile(share),
+        }
+    }
+}
+
 /// One run that is wanted.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -35,6 +57,8 @@ pub struct Job {
     pub policy: String,
     /// Under which seed.
     pub seed: u64,
+    /// A figure to take beside the usual ones.
+    pub promise: Option<Promise>,
 }
 
 /// The figures of one run. Times in seconds.
@@ -48,6 +72,8 @@ pub struct Figures {
     pub ttfb_mean_s: f64,
     /// Its 99th percentile.
     pub ttfb_p99_s: f64,
+    /// What was promised, where something was.
+    pub promised_s: Option<f64>,
     /// Requests that were counted.
     pub requests: u64,
     /// Those without an answer.
@@ -74,13 +100,14 @@ pub struct Around {
 
 impl Figures {
     /// Of a run of `scenario`.
-    pub fn of(mut result: RunResult, scenario: &Scenario) -> Figures {
+    pub fn of(mut result: RunResult, scenario: &Scenario, promise: Option<Promise>) -> Figures {
         let incidents = (0..result.incidents.len()).map(|at| Around::of(&result, scenario, at)).collect();
         Figures {
             mean_s: result.total_s.mean(),
             quantiles_s: [0.5, 0.9, 0.99, 0.999].map(|q| result.total_s.quantile(q)),
             ttfb_mean_s: result.ttfb_s.mean(),
             ttfb_p99_s: result.ttfb_s.quantile(0.99),
+            promised_s: promise.map(|promise| promise.of(&mut result)),
             requests: result.offered,
             errors: result.errors(),
             incidents,
@@ -183,7 +210,7 @@ pub fn run_all_watched(
         {
             let observed = |setup: &Setup<'_>| roster::make_observed(&job.policy, setup, watch(job));
             let result = run_with(&job.scenario, job.load, job.seed, observed);
-            let figures = result.map(|result| Figures::of(result, &job.scenario));
+            let figures = result.map(|result| Figures::of(result, &job.scenario, job.promise));
             *results[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(figures);
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, jobs.len());
         }
@@ -235,7 +262,10 @@ mod tests {
         let join = "[[event]]\nat_s = 4\nnode = 'speed1-1'\naction = 'join'";
         let text = format!("about = 'x'\nfleet = 'plain-equal'\nloads = [0.6]\nseconds = 12\n{join}");
         let scenario = Arc::new(Scenario::parse("test", &text).expect("sound"));
-        let job = |policy: &str| Job { scenario: Arc::clone(&scenario), load: 0.6, policy: policy.to_owned(), seed: 1 };
+        let job = |policy: &str| {
+            let (scenario, policy) = (Arc::clone(&scenario), policy.to_owned());
+            Job { scenario, load: 0.6, policy, seed: 1, promise: None }
+        };
         let figures = run_all(&[job("round-robin")], 1, &|_, _| ()).expect("known");
         let around = &figures[0].incidents[0];
         assert_eq!((around.shares[0], around.reached_s), (0.0, 3.0), "{around:?}");

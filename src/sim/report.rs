@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::balancer::Observer;
-use crate::sim::figures::{Around, Figures, Job, WINDOWS, fair_share, run_all_watched};
+use crate::sim::figures::{Around, Figures, Job, Promise, WINDOWS, fair_share, run_all_watched};
 use crate::sim::roster::RosterError;
 use crate::sim::scenario::Scenario;
 use crate::sim::statistics::{Ratio, mean};
@@ -27,6 +27,8 @@ pub struct Plan {
     pub seeds: Vec<u64>,
     /// On how many threads, at least 1.
     pub threads: usize,
+    /// A figure that each row has beside the usual ones.
+    pub promise: Option<Promise>,
 }
 
 /// The figures of one policy at one load, averaged over seeds. Times in seconds.
@@ -60,9 +62,21 @@ pub struct Row {
     pub mean_ratio: Option<Ratio>,
     /// 99th percentile against the first policy's.
     pub p99_ratio: Option<Ratio>,
+    /// What was promised, where something was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub promised: Option<Promised>,
     /// What happened around each incident.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub incidents: Vec<IncidentRow>,
+}
+
+/// The figure that was promised, averaged over seeds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Promised {
+    /// In seconds.
+    pub value_s: f64,
+    /// Against the first policy's.
+    pub ratio: Option<Ratio>,
 }
 
 /// A node's share of attempts around an incident, averaged over seeds.
@@ -120,8 +134,13 @@ pub fn execute_watched(
     let mut jobs = Vec::new();
     for load in &plan.loads {
         for policy in &plan.policies {
-            let job =
-                |seed: &u64| Job { scenario: Arc::clone(&scenario), load: *load, policy: policy.clone(), seed: *seed };
+            let job = |seed: &u64| Job {
+                scenario: Arc::clone(&scenario),
+                load: *load,
+                policy: policy.clone(),
+                seed: *seed,
+                promise: plan.promise,
+            };
             jobs.extend(plan.seeds.iter().map(job));
         }
     }
@@ -172,6 +191,10 @@ fn row(scenario: &Scenario, load: f64, policy: &str, group: &[Figures], base: &[
         error_share: if requests == 0 { 0.0 } else { errors as f64 / requests as f64 },
         mean_ratio: ratio(&|figures| figures.mean_s),
         p99_ratio: ratio(&|figures| figures.quantiles_s[2]),
+        promised: group.iter().all(|figures| figures.promised_s.is_some()).then(|| {
+            let promised = |figures: &Figures| figures.promised_s.unwrap_or(f64::NAN);
+            Promised { value_s: over(&promised), ratio: ratio(&promised) }
+        }),
         incidents: incident_rows(scenario, group),
     }
 }
@@ -203,7 +226,7 @@ mod tests {
             [[event]]\nat_s = 3\nnode = 'speed4-1'\naction = 'fail'\nshare = 1";
         let policies = ["least-connections", "round-robin", "c3"].map(str::to_owned).to_vec();
         let scenario = Scenario::parse("test", text).expect("sound");
-        Plan { scenario, loads: vec![0.3, 0.6], policies, seeds: vec![1, 2], threads }
+        Plan { scenario, loads: vec![0.3, 0.6], policies, seeds: vec![1, 2], threads, promise: None }
     }
 
     #[test]

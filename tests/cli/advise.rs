@@ -48,6 +48,30 @@ fn advice_of_a_recorded_run_is_one_page_of_text_one_object_and_one_document() {
 }
 
 #[test]
+fn a_target_of_first_bytes_is_what_policies_are_ranked_by() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = recorded(dir.path(), "plain-mixed", "round-robin", "0.2", "20");
+    let asked = ["--policies", "least-connections,weighted-round-robin", "--seeds", "2", "--output", "json"];
+    for (slo, by, figure) in [
+        ("first-byte-p99=500ms", "first-byte p99", "ttfb_p99_s"),
+        ("p999=2s", "p999", "p999_s"),
+        ("mean=1s", "mean", "mean_s"),
+    ] {
+        let ran = run(bellwether(&["advise", "--from-recording", &path, "--slo", slo]).args(asked));
+        let advice: Json = serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error}: {}", ran.err));
+        let rows = advice["report"]["rows"].as_array().unwrap();
+        assert!(rows.iter().all(|row| row["promised"]["value_s"] == row[figure]), "{slo}: {rows:?}");
+        let of = |row: &&Json| row[figure].as_f64().unwrap();
+        let least = rows.iter().min_by(|a, b| of(a).total_cmp(&of(b))).unwrap();
+        assert_eq!((&advice["best"]["policy"], &advice["best"]["by"]), (&least["policy"], &Json::from(by)), "{slo}");
+        assert_eq!(advice["slo"]["first_byte"], slo.starts_with("first"));
+    }
+    let text =
+        run(&mut bellwether(&["advise", "--from-recording", &path, "--slo", "first-byte-p99=500ms", "--seeds", "2"]));
+    assert!(text.out.contains("Against the target, first-byte p99 = 500ms:"), "{}", text.out);
+}
+
+#[test]
 fn a_simulation_from_a_recording_answers_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let path = recorded(dir.path(), "plain-mixed", "least-connections", "0.2", "20");
@@ -92,4 +116,6 @@ fn what_cannot_be_advised_on_is_refused_with_the_reason() {
     assert!(gone.code == Some(2) && gone.err.contains("/nowhere.jsonl"), "{}", gone.err);
     let slo = run(&mut bellwether(&["advise", "--from-recording", &path, "--slo", "p99=fast"]));
     assert!(slo.code == Some(2) && slo.err.contains("--slo"), "{}", slo.err);
+    let slo = run(&mut bellwether(&["advise", "--from-recording", &path, "--slo", "firstbyte-p99=1s"]));
+    assert!(slo.code == Some(2) && slo.err.contains("such as first-byte-p99=500ms"), "{}", slo.err);
 }

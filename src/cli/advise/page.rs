@@ -2,11 +2,14 @@
 
 use std::io::{self, Write};
 
+use comfy_table::Table;
+
 use crate::advise::advice::{Advice, Best, NodeCapacity, OneMore};
-use crate::advise::headroom::Headroom;
+use crate::advise::headroom::{Headroom, Slo};
 use crate::advise::offpolicy::OffPolicy;
 use crate::advise::replay::NodeCheck;
-use crate::cli::simulate::table::{figures, listing, percent, time};
+use crate::cli::simulate::table::{figures, listing, percent, ratio, time};
+use crate::sim::report::Row;
 
 pub(super) fn write(advice: &Advice, out: &mut dyn Write) -> io::Result<()> {
     writeln!(
@@ -59,7 +62,21 @@ fn checks(advice: &Advice, out: &mut dyn Write) -> io::Result<()> {
 fn policies(advice: &Advice, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "\n2. What each policy would have done (ratios to {}, 95 % confidence)", advice.present)?;
     writeln!(out, "{}", figures(&advice.report.rows).trim_fmt())?;
+    if let Some(slo) = &advice.slo {
+        writeln!(out, "Against the target, {slo}:\n{}", promised(&advice.report.rows, slo).trim_fmt())?;
+    }
     writeln!(out, "\n3. Best for this traffic: {}", verdict(&advice.best, &advice.present))
+}
+
+/// What each policy makes of the target.
+fn promised(rows: &[Row], slo: &Slo) -> Table {
+    let figure = slo.figure();
+    let mut table = listing(&["policy", &figure, "ratio", "target"], 1);
+    for (row, promised) in rows.iter().filter_map(|row| Some((row, row.promised?))) {
+        let held = if promised.value_s <= slo.target_s { "held" } else { "missed" };
+        table.add_row(vec![row.policy.clone(), time(promised.value_s), ratio(promised.ratio), held.to_owned()]);
+    }
+    table
 }
 
 fn verdict(best: &Best, present: &str) -> String {

@@ -102,7 +102,7 @@ pub(in crate::cli) fn percent(share: f64, digits: usize) -> String {
     format!("{:.digits$} %", share * 100.0)
 }
 
-pub(super) fn ratio(ratio: Option<Ratio>) -> String {
+pub(in crate::cli) fn ratio(ratio: Option<Ratio>) -> String {
     match ratio {
         None => "-".to_owned(),
         Some(Ratio { value, low: Some(low), high: Some(high) }) => format!("{value:.3} [{low:.3} {high:.3}]"),

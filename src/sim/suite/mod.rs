@@ -292,8 +292,13 @@ impl Suite {
         let places = self.places();
         let mut jobs = Vec::new();
         for (scenario, load, policy) in places.values() {
-            let job =
-                |seed: &u64| Job { scenario: Arc::clone(scenario), load: *load, policy: policy.clone(), seed: *seed };
+            let job = |seed: &u64| Job {
+                scenario: Arc::clone(scenario),
+                load: *load,
+                policy: policy.clone(),
+                seed: *seed,
+                promise: None,
+            };
             jobs.extend(seeds.iter().map(job));
         }
         let figures = run_all(&jobs, threads, progress)?;
