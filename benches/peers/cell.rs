@@ -133,6 +133,7 @@ impl Order {
             policy: self.contender.policy,
             nodes: &nodes,
             clients: OUTSTANDING_MAX,
+            terms: self.scenario.terms,
             one_thread: false,
             one_process: false,
         };

@@ -9,7 +9,7 @@ use bellwether::emulator::Fault;
 use serde_json::Value;
 
 use crate::Failure;
-use crate::config::{self, Wanted};
+use crate::config::{self, Terms, Wanted};
 use crate::contender::{ALL, Contender};
 use crate::peer::{Kind, version_in};
 use crate::scenario::Scenario;
@@ -63,9 +63,11 @@ fn scenarios() {
         assert!(incidents.iter().all(|incident| incident.node < 8 && incident.at < run), "{}", scenario.name);
         assert!(incidents.windows(2).all(|pair| pair[0].at <= pair[1].at), "{}", scenario.name);
     }
-    let faults = Scenario::named("faults").map(|faults| faults.incidents(run, 1)).unwrap_or_default();
-    let times: Vec<_> = faults.iter().map(|incident| (incident.at.as_secs(), incident.node)).collect();
-    assert_eq!(times, [(15, 2), (35, 2), (45, 1), (60, 1)]);
+    for (name, fails, hangs) in [("faults", 4, 7), ("faults-unseen", 4, 7), ("failover", 4, 7), ("llm-faults", 2, 1)] {
+        let faults = Scenario::named(name).map(|faults| faults.incidents(run, 1)).unwrap_or_default();
+        let times: Vec<_> = faults.iter().map(|incident| (incident.at.as_secs(), incident.node)).collect();
+        assert_eq!(times, [(15, fails), (35, fails), (45, hangs), (60, hangs)]);
+    }
     let wandering = Scenario::named("antagonists").map(|wander| wander.incidents(run, 1)).unwrap_or_default();
     let slower = |incident: &scenario::Incident| matches!(incident.fault, Fault::Slow { factor } if factor > 1.0);
     let share = wandering.iter().filter(|incident| slower(incident)).count() as f64 / wandering.len() as f64;
@@ -76,10 +78,11 @@ fn scenarios() {
 fn configurations() -> Result<(), Failure> {
     let address = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let nodes = [(address(9001), 10.25), (address(9002), 5.0)];
-    for contender in ALL {
+    let every = || ALL.into_iter().flat_map(|contender| Terms::ALL.map(|(terms, _)| (contender, terms)));
+    for (contender, terms) in every() {
         let directory = tempfile::tempdir()?;
-        let wanted =
-            Wanted { policy: contender.policy, nodes: &nodes, clients: 100, one_thread: false, one_process: false };
+        let (policy, nodes) = (contender.policy, &nodes);
+        let wanted = Wanted { policy, nodes, clients: 100, terms, one_thread: false, one_process: false };
         let launch = config::write(contender.kind, &wanted, address(8080), address(8081), directory.path())?;
         let mut all = launch.arguments.join(" ");
         for entry in std::fs::read_dir(directory.path())?.flatten() {

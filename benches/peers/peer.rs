@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::Failure;
-use crate::config::{self, Wanted};
+use crate::config::{self, Terms, Wanted};
 use crate::program::{Running, free_addresses, home};
 pub(crate) use crate::program::{Site, Under, find_program};
 
@@ -188,6 +188,7 @@ impl Proxy {
             policy,
             nodes: &nodes,
             clients: site.clients,
+            terms: Terms::PATIENT,
             one_thread: true,
             one_process: under.wants_one_process(),
         };

@@ -13,6 +13,8 @@ use bellwether::sim::random::{self, standard_normal};
 use bellwether::sim::workload::stream;
 use bellwether::sim::{Lognormal, SimFleet};
 
+use crate::config::Terms;
+
 /// Conversations that live at a time, and the tokens that a node remembers: as many for each conversation as in the
 /// simulator's scenarios.
 const LIVE: u32 = 120;
@@ -43,6 +45,8 @@ pub(crate) enum Trouble {
     /// One node answers 500 at once, later another stands still.
     Faults {
         fails: &'static str,
+        /// Whether the failing node fails its health checks, too; the one that stands still does not.
+        seen: bool,
         hangs: &'static str,
     },
 }
@@ -59,6 +63,8 @@ pub(crate) struct Scenario {
     pub(crate) trouble: Trouble,
     /// What clients ask for.
     asks: Asks,
+    /// What proxies are told of checks, timeouts and repeats.
+    pub(crate) terms: Terms,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -81,11 +87,29 @@ const LLM: Scenario = Scenario {
     bursts: None,
     trouble: Trouble::Nothing,
     asks: Asks::Chat,
+    terms: Terms::PATIENT,
 };
 
 /// All scenarios; the last measures what a request costs a proxy and is no comparison of response times.
 pub(crate) fn all() -> Vec<Scenario> {
     let bursts = Bursts { every: Duration::from_secs(15), length: Duration::from_secs(3), factor: 4.0 };
+    let faults = Scenario {
+        name: "faults",
+        about: "the nodes of plain-mixed, 200 requests/s; of 75 s, one answers 500 at once for 20 s, to checks too, later \
+                another stands still for 15 s; 5 s for an answer, checks each second, nobody sends a request again",
+        fleet: "plain",
+        load: FAULTS_LOAD,
+        trouble: Trouble::Faults { fails: "speed2-1", seen: true, hangs: "speed4-2" },
+        asks: Asks::Plain,
+        terms: Terms::STRICT,
+        ..LLM
+    };
+    let unseen = Scenario {
+        name: "faults-unseen",
+        about: "faults, but the failing node passes its checks",
+        trouble: Trouble::Faults { fails: "speed2-1", seen: false, hangs: "speed4-2" },
+        ..faults.clone()
+    };
     vec![
         LLM,
         Scenario {
@@ -111,12 +135,20 @@ pub(crate) fn all() -> Vec<Scenario> {
             ..LLM
         },
         Scenario {
-            name: "faults",
+            name: "llm-faults",
             about: "llm-mixed at 40 % load; of 75 s, a middle node answers 500 at once for 20 s, later a fast one stands still \
-                    for 15 s",
+                    for 15 s; nobody sends a request again",
             load: 0.4,
-            trouble: Trouble::Faults { fails: "middle-1", hangs: "fast-2" },
+            trouble: Trouble::Faults { fails: "middle-1", seen: false, hangs: "fast-2" },
             ..LLM
+        },
+        faults,
+        unseen.clone(),
+        Scenario {
+            name: "failover",
+            about: "faults-unseen, but what got no answer or 5xx may be sent again twice, POST too",
+            terms: Terms::AGAIN,
+            ..unseen
         },
         Scenario {
             name: "bursts",
@@ -149,6 +181,8 @@ pub(crate) fn all() -> Vec<Scenario> {
     ]
 }
 
+/// Of the plain fleet's 640 requests a second, 200.
+const FAULTS_LOAD: f64 = 200.0 / 640.0;
 /// Requests per second of the scenario `cost`.
 const COST_RPS: f64 = 100.0;
 
@@ -213,8 +247,12 @@ impl Scenario {
             Trouble::Degrades { node, factor } => {
                 vec![at(1.0 / 3.0, node, Fault::Slow { factor }), at(2.0 / 3.0, node, Fault::None)]
             }
-            Trouble::Faults { fails, hangs } => vec![
-                at(15.0 / 75.0, fails, Fault::Status { status: 500, retry_after_s: None }),
+            Trouble::Faults { fails, seen, hangs } => vec![
+                at(
+                    15.0 / 75.0,
+                    fails,
+                    if seen { Fault::EngineDead } else { Fault::Status { status: 500, retry_after_s: None } },
+                ),
                 at(35.0 / 75.0, fails, Fault::None),
                 at(45.0 / 75.0, hangs, Fault::Hang),
                 at(60.0 / 75.0, hangs, Fault::None),

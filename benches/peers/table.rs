@@ -99,10 +99,11 @@ fn ratio_text(ratio: Option<Ratio>) -> String {
     }
 }
 
-pub(crate) const COLUMNS: [&str; 14] = [
+pub(crate) const COLUMNS: [&str; 15] = [
     "contender",
     "runs",
     "requests",
+    "lost",
     "mean ms",
     "p50 ms",
     "p99 ms",
@@ -122,12 +123,15 @@ pub(crate) fn rows(scene: &Scene<'_>, reference: &str) -> Vec<Vec<String>> {
         let runs = scene.runs(name);
         let sum = |of: fn(&Cell) -> usize| runs.iter().map(|cell| of(cell)).sum::<usize>();
         let (requests, errors) = (sum(|cell| cell.requests), sum(|cell| cell.errors + cell.not_sent));
+        // Without a right and whole answer, for whatever reason.
+        let lost = requests - sum(|cell| cell.answered);
         let at_least = if scene.is_lower_bound(name) { ">" } else { "" };
         let ms = |of: Of| format!("{at_least}{}", figure(scene.average(name, of).map(|seconds| seconds * 1e3), 0));
         vec![
             name.to_owned(),
             runs.len().to_string(),
             requests.to_string(),
+            lost.to_string(),
             ms(MEAN),
             ms(|cell| cell.p50_s),
             ms(P99),

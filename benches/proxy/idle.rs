@@ -21,8 +21,8 @@ const TARGET_BYTES: f64 = 200e6;
 const TARGET_CLIENTS: usize = 10_000;
 /// Clients that connect and ask at the same time.
 const AT_ONCE: usize = 64;
-/// Opening, or asking again, that takes longer is broken.
-const TIME_MAX: Duration = Duration::from_secs(60);
+/// Opening, or asking again, that takes longer is broken: the slowest known router answers a hundred requests a second.
+const TIME_MAX: Duration = Duration::from_secs(300);
 /// For what a proxy does after an answer.
 const SETTLE: Duration = Duration::from_secs(1);
 

@@ -20,6 +20,8 @@ pub enum Fault {
         /// `Retry-After` in seconds, if any.
         retry_after_s: Option<u32>,
     },
+    /// The engine has died and its front lives on: requests are answered 500 at once, `/health` says 503.
+    EngineDead,
     /// The engine stands still, also for what is in flight; connections and `/health` work.
     Hang,
     /// Connections and requests are taken and nothing is ever answered, not even `/health`; the engine is not asked.

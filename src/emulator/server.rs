@@ -120,6 +120,7 @@ async fn serve(service: Arc<Service>, reset: ResetFlag, request: Request<Incomin
             let _gone = Asking::of(&service, request.method() == Method::POST);
             std::future::pending().await
         }
+        (&Method::GET, "/health") if fault == Fault::EngineDead => Ok(error(&service, 503, "the engine is dead", None)),
         (&Method::GET, "/health") => Ok(reply(&service, 200, Bytes::from_static(b"{\"status\":\"ok\"}"))),
         (&Method::GET, "/get_load") => Ok(reply(&service, 200, load(&service))),
         (&Method::GET, "/v1/models") => Ok(reply(&service, 200, models(&service))),
@@ -171,7 +172,12 @@ async fn compute(
 ) -> Answered {
     let engine = &service.engine;
     engine.count(|counters| counters.started += 1);
-    if let Fault::Status { status, retry_after_s } = fault {
+    let answered_at_once = match fault {
+        Fault::Status { status, retry_after_s } => Some((status, retry_after_s)),
+        Fault::EngineDead => Some((500, None)),
+        _ => None,
+    };
+    if let Some((status, retry_after_s)) = answered_at_once {
         engine.count(|counters| counters.faulted += 1);
         return Ok(error(service, status, "the emulated server fails", retry_after_s));
     }

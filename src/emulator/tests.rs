@@ -222,7 +222,7 @@ async fn a_reset_before_the_head_is_a_request_without_a_response() {
 }
 
 #[tokio::test]
-async fn a_hanging_engine_and_a_silent_server_differ_in_their_health() {
+async fn a_hanging_engine_a_dead_one_and_a_silent_server_differ_in_their_health() {
     let emulator = batch(1).await;
     let health = || Request::get("/health").header("host", "node").body(Full::default()).expect("a request");
     emulator.set_fault(Fault::Hang).await.expect("listening");
@@ -233,10 +233,16 @@ async fn a_hanging_engine_and_a_silent_server_differ_in_their_health() {
     assert_eq!(emulator.step(10), 2);
     assert!(next_piece(&mut stuck).await.expect("a piece").is_ok());
 
+    emulator.set_fault(Fault::EngineDead).await.expect("listening");
+    for (request, status) in [(chat(2, true), 500), (health(), 503)] {
+        assert_eq!(send(&emulator, request).await.expect("a response").status().as_u16(), status);
+    }
+    assert_eq!(emulator.counters().faulted, 1);
+
     emulator.set_fault(Fault::NeverAnswer).await.expect("listening");
     tokio::select! {
         _ = send(&emulator, chat(2, true)) => panic!("it answered"),
-        _ = emulator.wait_until(|counters| counters.started == 2) => {}
+        _ = emulator.wait_until(|counters| counters.started == 3) => {}
     }
     assert_eq!(emulator.wait_until(|counters| counters.cancelled == 1).await.live, 0);
 }

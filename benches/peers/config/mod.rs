@@ -5,6 +5,10 @@
 //! access log, as many threads as the program takes by itself. Nobody repeats a POST that was sent. What a program has
 //! for failing nodes in traffic is switched on (HAProxy's `observe layer7`, Envoy's outlier detection, Traefik's passive
 //! health check, the circuit breaker of the SGLang router, LiteLLM's cooldowns).
+//!
+//! Where nodes fail and answers are short (`faults`), the [`Terms`] are strict: a check each second, 5 s for an answer. In
+//! `failover`, who can sends a POST again that got an error or nothing, twice at most, to another node where it can say
+//! so (not the routers of model servers, and not Pingora's part, whose retries are a program of one's own).
 
 mod envoy;
 mod haproxy;
@@ -21,17 +25,36 @@ use crate::Failure;
 use crate::contender::ALL;
 use crate::peer::Kind;
 
-/// Between two checks of a node, in seconds.
-const CHECK_EVERY_S: u32 = 5;
-/// A check may take so long, in seconds; so may a connect.
-const CHECK_WAIT_S: u32 = 2;
 /// Failed checks until a node is down, passed ones until it is up.
 const CHECK_FALL: u32 = 3;
 const CHECK_RISE: u32 = 2;
-/// An answer may take so long, in seconds, and so long may be between two pieces of it.
-const ANSWER_WAIT_S: u32 = 120;
 /// Idle connections kept per node.
 const IDLE_MAX: u32 = 256;
+
+/// What all are told alike; times in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// Between two checks of a node.
+    pub(crate) check_every_s: u32,
+    /// A check may take so long.
+    pub(crate) check_wait_s: u32,
+    /// An answer may take so long, and so long may be between two pieces of it.
+    pub(crate) answer_wait_s: u32,
+    /// How often a request may be sent again that got no answer or one of 5xx, a POST too.
+    pub(crate) repeats: u32,
+}
+
+impl Terms {
+    /// For long answers, which nobody wants to have computed twice.
+    pub(crate) const PATIENT: Terms = Terms { check_every_s: 5, check_wait_s: 2, answer_wait_s: 120, repeats: 0 };
+    /// For short answers.
+    pub(crate) const STRICT: Terms = Terms { check_every_s: 1, check_wait_s: 1, answer_wait_s: 5, repeats: 0 };
+    /// For short answers that may be asked for again.
+    pub(crate) const AGAIN: Terms = Terms { repeats: 2, ..Terms::STRICT };
+    /// All of them, and where they are used.
+    pub(crate) const ALL: [(Terms, &str); 3] =
+        [(Terms::PATIENT, "most scenarios"), (Terms::STRICT, "faults and faults-unseen"), (Terms::AGAIN, "failover")];
+}
 
 /// What a configuration depends on.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +65,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) nodes: &'a [(SocketAddr, f64)],
     /// Clients at once that there must be room for.
     pub(crate) clients: usize,
+    pub(crate) terms: Terms,
     /// Instead of as many as the program takes by itself.
     pub(crate) one_thread: bool,
     /// Where something else must see all of it; for those that start others by themselves.
@@ -83,7 +107,7 @@ fn files(kind: Kind, wanted: &Wanted<'_>, listen: SocketAddr, admin: SocketAddr,
             vec![("traefik.yml", traefik::fixed(listen, admin, directory)), ("services.yml", traefik::services(wanted))]
         }
         Kind::Pingora | Kind::SglangRouter => Vec::new(),
-        Kind::Litellm => vec![("litellm.yml", routers::litellm(wanted))],
+        Kind::Litellm => vec![("litellm.yml", routers::litellm_file(wanted))],
     }
 }
 
@@ -114,15 +138,7 @@ fn launch(kind: Kind, wanted: &Wanted<'_>, listen: SocketAddr, admin: SocketAddr
         }
         Kind::Pingora => routers::pingora(wanted, listen),
         Kind::SglangRouter => routers::sglang(wanted, &port, admin),
-        Kind::Litellm => {
-            let mut launch = Launch::with(&["--config", &path("litellm.yml"), "--host", "127.0.0.1", "--port", &port]);
-            // It would fetch a list of prices first.
-            launch.environment.push(("LITELLM_LOCAL_MODEL_COST_MAP", "True".to_owned()));
-            launch.environment.push(("LITELLM_LOG", "ERROR".to_owned()));
-            // Emulated servers say the same word again and again, which it takes for a model gone wrong.
-            launch.environment.push(("REPEATED_STREAMING_CHUNK_LIMIT", "1000000".to_owned()));
-            launch
-        }
+        Kind::Litellm => routers::litellm(wanted, &path("litellm.yml"), &port),
     }
 }
 
@@ -148,15 +164,25 @@ pub(crate) fn show() -> String {
     let mut text = String::new();
     for contender in ALL {
         let nodes = if contender.weighted { &nodes } else { &equal };
-        let wanted = Wanted { policy: contender.policy, nodes, clients: 4_096, one_thread: false, one_process: false };
-        let (listen, admin, home) = (address(8080), address(8081), Path::new("/tmp/bench"));
-        let Launch { arguments, environment } = launch(contender.kind, &wanted, listen, admin, home);
-        let environment: String = environment.iter().map(|(name, value)| format!("{name}={value} ")).collect();
-        text += &format!("# {}\n# {environment}{} {}\n", contender.name(), contender.kind, arguments.join(" "));
-        for (name, content) in files(contender.kind, &wanted, listen, admin, home) {
-            text += &format!("\n## {name}\n{content}");
+        for (terms, used_in) in Terms::ALL {
+            let wanted = Wanted {
+                policy: contender.policy,
+                nodes,
+                clients: 4_096,
+                terms,
+                one_thread: false,
+                one_process: false,
+            };
+            let (listen, admin, home) = (address(8080), address(8081), Path::new("/tmp/bench"));
+            let Launch { arguments, environment } = launch(contender.kind, &wanted, listen, admin, home);
+            let environment: String = environment.iter().map(|(name, value)| format!("{name}={value} ")).collect();
+            let command = format!("{} {}", contender.kind, arguments.join(" "));
+            text += &format!("# {}, {used_in}\n# {environment}{command}\n", contender.name());
+            for (name, content) in files(contender.kind, &wanted, listen, admin, home) {
+                text += &format!("\n## {name}\n{content}");
+            }
+            text.push('\n');
         }
-        text.push('\n');
     }
     text
 }

@@ -1,10 +1,11 @@
 //! Routers of model servers, and Pingora's balancer, most of which are told by arguments.
 
 use std::net::SocketAddr;
+use std::thread::available_parallelism;
 
 use serde_json::{Value, json};
 
-use super::{ANSWER_WAIT_S, CHECK_EVERY_S, CHECK_FALL, CHECK_RISE, CHECK_WAIT_S, Launch, Wanted};
+use super::{CHECK_FALL, CHECK_RISE, Launch, Terms, Wanted};
 use bellwether::emulator::MODEL;
 
 /// What requests ask for: those of the load, and those of the benchmark `proxy`.
@@ -13,14 +14,15 @@ const MODELS: [&str; 2] = [MODEL, "llama-3.1-8b"];
 /// The SGLang router, with one thread per core, which no argument changes. Its `power_of_two` goes by the tokens that the
 /// nodes tell at `/get_load`, which it asks for now and then, and is a draw of lots where they tell nothing.
 pub(super) fn sglang(wanted: &Wanted<'_>, port: &str, metrics: SocketAddr) -> Launch {
+    let Terms { check_every_s, check_wait_s, answer_wait_s, repeats: _ } = wanted.terms;
     let mut launch = Launch::with(&["launch", "--host", "127.0.0.1", "--port", port]);
     let mut add = |name: &str, value: String| launch.arguments.extend([format!("--{name}"), value]);
     add("policy", wanted.policy.to_owned());
     add("prometheus-port", metrics.port().to_string());
     add("log-level", "error".to_owned());
-    add("request-timeout-secs", ANSWER_WAIT_S.to_string());
-    add("health-check-interval-secs", CHECK_EVERY_S.to_string());
-    add("health-check-timeout-secs", CHECK_WAIT_S.to_string());
+    add("request-timeout-secs", answer_wait_s.to_string());
+    add("health-check-interval-secs", check_every_s.to_string());
+    add("health-check-timeout-secs", check_wait_s.to_string());
     add("health-failure-threshold", CHECK_FALL.to_string());
     add("health-success-threshold", CHECK_RISE.to_string());
     // As many as the others let through.
@@ -37,9 +39,27 @@ pub(super) fn pingora(wanted: &Wanted<'_>, listen: SocketAddr) -> Launch {
     launch
 }
 
-/// LiteLLM. Its file is YAML, of which JSON is a part. A worker of its own has no state in common with others, so there
-/// is one, as by default.
-pub(super) fn litellm(wanted: &Wanted<'_>) -> String {
+/// LiteLLM with a worker per core, as its authors advise for production: one would be full at a few requests a second.
+/// Workers do not tell each other what they measure; for that it would need Redis.
+pub(super) fn litellm(wanted: &Wanted<'_>, file: &str, port: &str) -> Launch {
+    let workers = if wanted.one_thread { 1 } else { available_parallelism().map_or(1, usize::from) };
+    let arguments = ["--config", file, "--host", "127.0.0.1", "--port", port, "--num_workers", &workers.to_string()];
+    let mut launch = Launch::with(&arguments);
+    launch.environment = [
+        // It would fetch a list of prices first.
+        ("LITELLM_LOCAL_MODEL_COST_MAP", "True"),
+        ("LITELLM_LOG", "ERROR"),
+        // Emulated servers say the same word again and again, which it takes for a model gone wrong.
+        ("REPEATED_STREAMING_CHUNK_LIMIT", "1000000"),
+    ]
+    .map(|(name, value)| (name, value.to_owned()))
+    .into();
+    launch
+}
+
+/// What LiteLLM reads: YAML, of which JSON is a part.
+pub(super) fn litellm_file(wanted: &Wanted<'_>) -> String {
+    let answer_wait_s = wanted.terms.answer_wait_s;
     let model = |name: &str, node: SocketAddr| {
         json!({
             "model_name": name,
@@ -57,11 +77,11 @@ pub(super) fn litellm(wanted: &Wanted<'_>) -> String {
         "router_settings": {
             "routing_strategy": if wanted.policy == "latency-based" { "latency-based-routing" } else { wanted.policy },
             "num_retries": 0,
-            "timeout": ANSWER_WAIT_S,
+            "timeout": answer_wait_s,
         },
         // It would not start without a key.
         "general_settings": {"dangerously_permit_weak_or_unset_master_key": true},
-        "litellm_settings": {"request_timeout": ANSWER_WAIT_S, "telemetry": false},
+        "litellm_settings": {"request_timeout": answer_wait_s, "telemetry": false},
     });
     format!("{config:#}\n")
 }

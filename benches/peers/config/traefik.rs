@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{ANSWER_WAIT_S, CHECK_EVERY_S, CHECK_WAIT_S, IDLE_MAX, Wanted};
+use super::{IDLE_MAX, Terms, Wanted};
 
 /// What it reads once.
 pub(super) fn fixed(listen: SocketAddr, admin: SocketAddr, directory: &Path) -> String {
@@ -31,7 +31,8 @@ pub(super) fn fixed(listen: SocketAddr, admin: SocketAddr, directory: &Path) -> 
 /// What it routes.
 pub(super) fn services(wanted: &Wanted<'_>) -> String {
     let servers: Vec<Value> = wanted.nodes.iter().map(|(node, _)| json!({"url": format!("http://{node}")})).collect();
-    let config = json!({"http": {
+    let Terms { check_every_s, check_wait_s, answer_wait_s, repeats } = wanted.terms;
+    let mut config = json!({"http": {
         "routers": {"all": {"rule": "PathPrefix(`/`)", "service": "nodes", "entryPoints": ["clients"]}},
         "services": {"nodes": {"loadBalancer": {
             "strategy": wanted.policy,
@@ -39,8 +40,8 @@ pub(super) fn services(wanted: &Wanted<'_>) -> String {
             "serversTransport": "transport",
             "healthCheck": {
                 "path": "/health",
-                "interval": format!("{CHECK_EVERY_S}s"),
-                "timeout": format!("{CHECK_WAIT_S}s"),
+                "interval": format!("{check_every_s}s"),
+                "timeout": format!("{check_wait_s}s"),
             },
             "passiveHealthCheck": {"failureWindow": "10s", "maxFailedAttempts": 10},
         }}},
@@ -48,10 +49,18 @@ pub(super) fn services(wanted: &Wanted<'_>) -> String {
             "maxIdleConnsPerHost": IDLE_MAX,
             "forwardingTimeouts": {
                 "dialTimeout": "2s",
-                "responseHeaderTimeout": format!("{ANSWER_WAIT_S}s"),
+                "responseHeaderTimeout": format!("{answer_wait_s}s"),
                 "idleConnTimeout": "60s",
             },
         }},
     }});
+    if repeats > 0 {
+        config["http"]["middlewares"] = json!({"again": {"retry": {
+            "attempts": repeats + 1,
+            "status": ["500-599"],
+            "retryNonIdempotentMethod": true,
+        }}});
+        config["http"]["routers"]["all"]["middlewares"] = json!(["again"]);
+    }
     format!("{config:#}\n")
 }
