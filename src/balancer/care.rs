@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::admission::Signal;
 use crate::balancer::Balancer;
 use crate::clock::Time;
-use crate::fleet::{Cause, Change, Ejection, Failures, Fleet, Judgement, Node, State, Thresholds};
+use crate::fleet::{Cause, Change, Ejection, Failures, Fleet, Judgement, Load, Node, State, Thresholds};
 use crate::learn::features::PROMPT_UNIT;
 use crate::learn::predictor::{Factors, How};
 use crate::learn::{Ask, NodeLoad};
@@ -104,12 +104,12 @@ impl Balancer {
         }
     }
 
-    /// An attempt ended on a node that finds out its own limit.
-    pub(super) fn adjust(&self, node: &Node, sample: &Sample) {
+    /// An attempt ended on a node that finds out its own limit, and left it with that load.
+    pub(super) fn adjust(&self, node: &Node, sample: &Sample, now: Time, load: Load) {
         let signal = match sample.outcome {
             Outcome::Full { .. } | Outcome::Failed(Failure::Timeout) => Signal::Overload,
             _ if sample.outcome.is_latency_label() => {
-                Signal::Answer { took_s: sample.total.as_secs_f64(), idle_s: self.idle_s(node, sample) }
+                Signal::Answer { now, load, among: sample.mean_in_flight, idle_s: self.idle_s(node, sample) }
             }
             _ => return,
         };

@@ -232,7 +232,7 @@ impl Ticket {
             self.balancer.punctuality.ended(node, foreseen, &self.sample);
         }
         if node.spec.auto_limit {
-            self.balancer.adjust(node, &self.sample);
+            self.balancer.adjust(node, &self.sample, now, load);
         }
         self.balancer.policy.load().policy.observe(node, &self.sample);
         for observer in &self.balancer.observers {
