@@ -166,8 +166,8 @@ pub(crate) fn all() -> Vec<Scenario> {
         },
         Scenario {
             name: "llm-light",
-            about: "llm-mixed at 10 % load, which a router of a few requests a second can carry too",
-            load: 0.1,
+            about: "llm-mixed at 5 % load, for routers of a few requests a second",
+            load: 0.05,
             ..LLM
         },
         Scenario {

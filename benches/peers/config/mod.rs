@@ -138,7 +138,7 @@ fn launch(kind: Kind, wanted: &Wanted<'_>, listen: SocketAddr, admin: SocketAddr
         }
         Kind::Pingora => routers::pingora(wanted, listen),
         Kind::SglangRouter => routers::sglang(wanted, &port, admin),
-        Kind::Litellm => routers::litellm(wanted, &path("litellm.yml"), &port),
+        Kind::Litellm => routers::litellm(&path("litellm.yml"), &port),
     }
 }
 

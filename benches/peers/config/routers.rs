@@ -1,7 +1,6 @@
 //! Routers of model servers, and Pingora's balancer, most of which are told by arguments.
 
 use std::net::SocketAddr;
-use std::thread::available_parallelism;
 
 use serde_json::{Value, json};
 
@@ -39,12 +38,10 @@ pub(super) fn pingora(wanted: &Wanted<'_>, listen: SocketAddr) -> Launch {
     launch
 }
 
-/// LiteLLM with a worker per core, as its authors advise for production: one would be full at a few requests a second.
-/// Workers do not tell each other what they measure; for that it would need Redis.
-pub(super) fn litellm(wanted: &Wanted<'_>, file: &str, port: &str) -> Launch {
-    let workers = if wanted.one_thread { 1 } else { available_parallelism().map_or(1, usize::from) };
-    let arguments = ["--config", file, "--host", "127.0.0.1", "--port", port, "--num_workers", &workers.to_string()];
-    let mut launch = Launch::with(&arguments);
+/// LiteLLM with one worker, as by default. Workers do not tell each other what they measure, for which it would need Redis;
+/// and where there are several, uvicorn ends those that do not answer it within 5 s, as while they import on a busy machine.
+pub(super) fn litellm(file: &str, port: &str) -> Launch {
+    let mut launch = Launch::with(&["--config", file, "--host", "127.0.0.1", "--port", port]);
     launch.environment = [
         // It would fetch a list of prices first.
         ("LITELLM_LOCAL_MODEL_COST_MAP", "True"),
