@@ -11,6 +11,9 @@ use crate::learn::features::{PROMPT_UNIT, READ};
 use crate::learn::fit::TargetFit;
 use crate::learn::stats::Stats;
 
+/// Sum of weights up to which a node's rate of reading is not believed: one interval between fits.
+const SEEN_MIN: f64 = 1.0;
+
 /// What a node streamed and read since the last fit.
 ///
 /// The fit gets one row per node and refit, not one per look: within a tenth of a second arrivals raise the load and
@@ -59,20 +62,17 @@ impl Gaps {
     }
 }
 
-/// A fit of gaps with each node's mean rate of reading in its base, and the fleet's in the fleet's.
+/// A fit of gaps with each node's mean rate of reading in its base. `stats` are the sums that it was fitted to, in the order
+/// of its nodes.
 ///
-/// `stats` are the sums that it was fitted to, in the order of its nodes.
+/// A node of which little was seen reads nothing, nor does the fleet's curve, which stands for nodes that are not known: who
+/// has just come has nothing to read yet, and is not to be avoided for what the others have.
 pub(super) fn settled(mut fit: TargetFit, stats: &[Stats]) -> TargetFit {
-    let mut all = Stats::default();
-    stats.iter().for_each(|stats| all.merge(stats, 1.0, 1.0));
-    let mean = all.mean_of(READ).unwrap_or(0.0);
-    let settle = |beta: &mut [f64], read: f64| {
-        beta[0] += beta[READ] * read;
-        beta[READ] = 0.0;
-    };
-    settle(&mut fit.fleet, mean);
+    fit.fleet[READ] = 0.0;
     for (node, stats) in fit.nodes.iter_mut().zip(stats) {
-        settle(&mut node.beta, stats.mean_of(READ).unwrap_or(mean));
+        let read = stats.mean_of(READ).filter(|_| stats.weight() > SEEN_MIN).unwrap_or(0.0);
+        node.beta[0] += node.beta[READ] * read;
+        node.beta[READ] = 0.0;
     }
     fit
 }
@@ -108,6 +108,19 @@ mod tests {
             assert!((predicted / observed - 1.0).abs() < 0.02, "{predicted} {observed}");
         }
         assert!(settled.nodes[1].beta[0] > settled.nodes[0].beta[0]);
+    }
+
+    #[test]
+    fn a_node_that_has_just_come_is_not_slowed_by_what_the_others_read() {
+        let mut known = Stats::default();
+        (1..200).for_each(|at| {
+            known.add(0.0, &features::gap(f64::from(at % 9), f64::from(at % 7)), 0.02 + 0.01 * f64::from(at % 7))
+        });
+        let stats = [known, Stats::default()];
+        let found = fit(Target::Gap, &stats, &[1.0; 2], None, true).expect("solvable").expect("evidence");
+        let settled = settled(found.clone(), &stats);
+        assert!(settled.nodes[0].beta[0] > found.nodes[0].beta[0] + 0.02, "{settled:?}");
+        assert_eq!((settled.nodes[1].beta[0], settled.fleet[0]), (found.nodes[1].beta[0], found.fleet[0]));
     }
 
     #[test]
