@@ -171,6 +171,8 @@ impl App {
             social: changed(old.social, new.social, present.social),
             explore: changed(old.explore, new.explore, present.explore),
             echo: changed(old.echo, new.echo, present.echo),
+            proxies: changed(old.proxies, new.proxies, present.proxies),
+            homes: changed(old.homes, new.homes, present.homes),
         });
         let present = self.balancer.stance();
         self.balancer.set_stance(Stance {

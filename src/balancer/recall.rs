@@ -9,12 +9,16 @@ use std::sync::Arc;
 use crate::balancer::Balancer;
 use crate::clock::Time;
 use crate::fleet::{Fleet, Node};
-use crate::learn::Learned;
+use crate::learn::features::TARGETS;
 use crate::learn::reuse::Chances;
+use crate::learn::{Learned, NodeLoad, Predictor};
 use crate::outcome::{Recall, Sample};
-use crate::policy::Candidate;
+use crate::policy::{Candidate, rendezvous};
 use crate::prefix::{Found, Memory, Use};
 use crate::request::RequestShape;
+
+/// No node is taken to be quicker than this, in seconds, when homes are shared out.
+const QUICKEST_S: f64 = 1e-3;
 
 impl Balancer {
     /// Bounds the memory of prompts. One of another size starts empty.
@@ -85,11 +89,12 @@ pub(super) fn note_recall(
     found: &Found,
     candidates: &mut [Candidate],
 ) {
-    if found.is_empty() {
+    let homes = if found.own().is_some() { learned.knobs().homes } else { 0.0 };
+    if found.is_empty() && homes <= 0.0 {
         return;
     }
     let (most, learned) = (shape.prompt_tokens as f32, learned.load());
-    for candidate in candidates {
+    for candidate in candidates.iter_mut() {
         let node = &fleet.nodes()[candidate.index as usize];
         let recall = found.at(node.slot).recall;
         if recall.matched_tokens > 0.0 {
@@ -97,6 +102,44 @@ pub(super) fn note_recall(
             candidate.matched = recall.matched_tokens.min(most);
             candidate.cached = recall.held_tokens.min(candidate.matched) * worth as f32;
         }
+    }
+    if let Some(predictor) = learned.as_deref().filter(|_| homes > 0.0) {
+        note_home(predictor, fleet, shape, found, homes, candidates);
+    }
+}
+
+/// Expects what this proxy does not know of a prompt at the prompt's home, where other proxies send it for the same reason.
+///
+/// Nobody has to tell anybody: the home follows from the first block that is the conversation's own, nodes' names and
+/// how quick they are. What it is worth is up to the policy: a home that is busy or slow is passed by. Only what is
+/// not remembered is expected, and as far as nodes were found to hold what they were sent a short time ago.
+fn note_home(
+    predictor: &Predictor,
+    fleet: &Fleet,
+    shape: &RequestShape,
+    found: &Found,
+    homes: f64,
+    candidates: &mut [Candidate],
+) {
+    let Some(own) = found.own() else { return };
+    let typical = predictor.typical();
+    let idle = NodeLoad::new(0, 0, 0);
+    let mut nearest: Option<(f64, &mut Candidate, &Node)> = None;
+    for candidate in candidates {
+        let node = &*fleet.nodes()[candidate.index as usize];
+        let model = predictor.node(node.slot, node.id);
+        // Without correctors, which are each proxy's own.
+        let quick = 1.0 / model.predict(&[1.0; TARGETS], &idle, &typical).total_s.max(QUICKEST_S);
+        let distance = rendezvous::distance(own.block, node, candidate.weight * quick);
+        if nearest.as_ref().is_none_or(|(least, ..)| distance < *least) {
+            nearest = Some((distance, candidate, node));
+        }
+    }
+    let Some((_, home, node)) = nearest else { return };
+    if found.at(node.slot).blocks <= own.before {
+        let model = predictor.node(node.slot, node.id);
+        let share = homes * f64::from(model.chances.soon()) * model.worth();
+        home.cached += share as f32 * (shape.prompt_tokens as f32 - home.matched).max(0.0);
     }
 }
 
@@ -112,7 +155,10 @@ pub(super) fn recall_of(found: &Found, slot: u32, candidate: &Candidate) -> Reca
 mod tests {
     use super::*;
     use crate::balancer::{Scratch, Ticket, Verdict};
+    use std::ops::Range;
+
     use crate::clock::Clock;
+    use crate::learn::{Knobs, Learner, test_sample};
     use crate::node::NodeSpec;
     use crate::outcome::{Censor, Failure, Outcome};
     use crate::policy::PolicyId;
@@ -168,6 +214,43 @@ mod tests {
         }
         let nodes = balancer.fleet();
         assert!(nodes.nodes().iter().all(|node| node.live.ledger.waiting_prompt_tokens() == 0));
+    }
+
+    /// A balancer that has learned of nodes without any difference, and where it would expect a conversation.
+    fn homes(known: Range<u64>, of: Range<u64>, share: f64) -> Vec<f32> {
+        let balancer = balancer(4);
+        let learned = balancer.learned();
+        learned.set_knobs(Knobs { homes: share, ..learned.knobs() });
+        let mut learner = Learner::new(Arc::clone(learned));
+        for tick in 0..100 {
+            let now = Time::from_secs_f64(f64::from(tick));
+            for slot in 0..4 {
+                learner.observe(now, &test_sample(slot, 1, 0.1)).expect("a label");
+            }
+            learner.refit(now);
+        }
+        // All have the beginning that many conversations share.
+        for node in balancer.fleet().nodes() {
+            let other = shape(0..4).prefix;
+            let more = Prefix::new([other.blocks(), &[u64::from(node.slot)]].concat(), 64.0);
+            balancer.prefixes().remember(node, &more, Time::ZERO, 0, 0.0);
+        }
+        balancer.prefixes().remember(&balancer.fleet().nodes()[1], &shape(known).prefix, Time::ZERO, 0, 0.0);
+        let shape = shape(of);
+        balancer.dry_run(Time::ZERO, &shape, None).candidates.iter().map(|candidate| candidate.cached).collect()
+    }
+
+    #[test]
+    fn what_a_proxy_does_not_know_of_a_conversation_is_expected_at_one_home_by_all_who_agree() {
+        let home = |cached: &[f32]| (0..4).max_by(|a, b| cached[*a].total_cmp(&cached[*b])).expect("four");
+        let (strange, early) = (homes(0..4, 0..10, 0.75), homes(0..4, 0..7, 0.75));
+        assert_eq!(home(&strange), home(&early), "all turns have one home");
+        let (at, most) = (home(&strange), 4.0 * 64.0);
+        assert!(strange[at] > most + 0.5 * 6.0 * 64.0, "{strange:?}");
+        assert!((0..4).filter(|node| *node != at).all(|node| strange[node] <= most), "{strange:?}");
+        assert!(homes(0..4, 0..10, 0.0).iter().all(|cached| *cached <= most), "alone");
+        let known = homes(0..8, 0..10, 0.75);
+        assert!(known[1] > 7.0 * 64.0, "what is remembered counts where it is: {known:?}");
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl Check<'_> {
                 RawServerTiming::Always => ServerTiming::Always,
             },
             admin: self.admin(&raw.admin),
-            adaptive: self.adaptive(&raw.adaptive),
+            adaptive: self.adaptive(&raw.adaptive, &raw.prefix),
             nodes: raw.nodes.iter().map(node).collect(),
             routes: raw.routes.iter().map(|raw| route(raw, &timeouts)).collect(),
             health: Health {
@@ -134,7 +134,7 @@ impl Check<'_> {
         self.errors.push(complaint.at(place.at.clone(), &*place.label));
     }
 
-    fn adaptive(&self, raw: &RawAdaptive) -> Adaptive {
+    fn adaptive(&self, raw: &RawAdaptive, prefix: &RawPrefix) -> Adaptive {
         // A path is relative to the file that names it; "builtin:NAME" is no path.
         let near = |path: &str| self.dir.join(path);
         let prior = raw.prior.0.as_ref().map(|prior| match priors::builtin(&prior.0) {
@@ -142,7 +142,8 @@ impl Check<'_> {
             None => near(&prior.0).display().to_string(),
         });
         Adaptive {
-            knobs: Knobs { first_byte: raw.objective.0, social: raw.social, explore: raw.explore, ..Knobs::default() },
+            knobs: Knobs { first_byte: raw.objective.0, social: raw.social, explore: raw.explore, ..Knobs::default() }
+                .among(f64::from(raw.proxies), prefix.enabled && prefix.key_file.0.is_some()),
             shadow: raw.shadow,
             fallback: raw.fallback.0,
             state_dir: raw.state_dir.0.as_ref().map(|dir| near(&dir.0)),

@@ -137,6 +137,10 @@ pub struct RawAdaptive {
     /// Share of decisions that try the less known of two nodes.
     #[schemars(extend("minimum" = 0, "maximum" = 0.5))]
     pub explore: f64,
+    /// How many proxies send to the same nodes, this one included. What a request costs the others is counted for all of
+    /// them, and with one `prefix.key_file` they agree, without talking, where a conversation belongs.
+    #[schemars(extend("minimum" = 1, "maximum" = 1000))]
+    pub proxies: u32,
     /// Whether the policy `adaptive` only says what it would do, and the fallback routes.
     pub shadow: bool,
     /// Which policy routes while there is no model to trust; any but `adaptive`.
@@ -157,8 +161,9 @@ pub(super) fn fallbacks() -> Vec<&'static str> {
 impl Default for RawAdaptive {
     fn default() -> Self {
         // The numbers live with the policy that they turn, which runs without any configuration too.
-        let Knobs { first_byte, social, explore, .. } = Knobs::default();
+        let Knobs { first_byte, social, explore, proxies, .. } = Knobs::default();
         RawAdaptive {
+            proxies: proxies as u32,
             objective: Objective(first_byte),
             social,
             explore,

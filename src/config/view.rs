@@ -151,6 +151,7 @@ fn raw_adaptive(adaptive: &Adaptive) -> RawAdaptive {
         objective: Objective(knobs.first_byte),
         social: knobs.social,
         explore: knobs.explore,
+        proxies: knobs.proxies as u32,
         shadow: *shadow,
         fallback: PolicyName(*fallback),
         state_dir: OrOff(state_dir.as_ref().map(|dir| FilePath(dir.display().to_string()))),

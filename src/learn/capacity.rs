@@ -85,7 +85,7 @@ mod tests {
     use crate::learn::features::{TARGETS, Target};
     use crate::learn::predictor::tests::model;
 
-    const ASK: Ask = Ask { prompt: 0.0, output: 0.0, how: How::Plain };
+    const ASK: Ask = Ask { prompt: 0.0, output: 0.0, how: How::Plain, proxies: 1.0 };
 
     /// Four workers of 100 ms: flat up to 4, then 25 ms for each further one.
     fn four_workers() -> NodeModel {

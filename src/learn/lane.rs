@@ -95,7 +95,7 @@ impl Lane {
         let (per_prompt, per_place) = (first_byte_f * b_prompt, first_byte_f * b_place);
         let queue = if place > 0.0 { per_place * (load.waiting + 1.0) } else { 0.0 };
         let to_waiting = load.waiting * per_prompt * ask.prompt + queue;
-        let to_streaming = streaming * (gap_f * b_gap * ask.output + per_prompt * ask.prompt);
+        let to_streaming = streaming * (gap_f * b_gap * ask.output + ask.proxies * per_prompt * ask.prompt);
         Prediction {
             first_byte_s,
             gap_s,

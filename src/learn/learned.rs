@@ -59,6 +59,14 @@ pub struct Knobs {
     /// Who is slowed stays longer, and slows others in turn: up to which share of the response time that echo is counted
     /// when a request's cost for the others is, 0..=0.9; 0 counts only the first round. A third, and no setting.
     pub echo: f64,
+    /// How many proxies send to the same nodes, this one included, 1..=1000; 1 unless set.
+    ///
+    /// What a prompt delays are the streams of all of them, of which each sees its own. The slope of gaps needs no such
+    /// factor: it is fitted to a number in flight that stands for as many of the others.
+    pub proxies: f64,
+    /// How much of a prompt that this proxy does not know is expected to be at the prompt's home, 0..=0.95. 0 unless set:
+    /// (proxies - 1) / proxies where all hash prompts with one key, as others sent that share of all prompts.
+    pub homes: f64,
 }
 
 /// With `x` the cost for the others over the own response time, the costs of all rounds add up to `1 / (1 - x)` times
@@ -67,9 +75,20 @@ pub struct Knobs {
 /// see only a part of whom they slow.
 const ECHO: f64 = 1.0 / 3.0;
 
+/// The most proxies that a configuration may tell of.
+pub const PROXIES_MAX: f64 = 1_000.0;
+
+impl Knobs {
+    /// The same for one of so many proxies; `agreed` if all hash prompts with one key, so that a prompt has one home.
+    #[must_use]
+    pub fn among(self, proxies: f64, agreed: bool) -> Knobs {
+        Knobs { proxies, homes: if agreed { 1.0 - 1.0 / proxies.max(1.0) } else { 0.0 }, ..self }
+    }
+}
+
 impl Default for Knobs {
     fn default() -> Self {
-        Knobs { first_byte: 0.0, social: 1.0, explore: 0.01, echo: ECHO }
+        Knobs { first_byte: 0.0, social: 1.0, explore: 0.01, echo: ECHO, proxies: 1.0, homes: 0.0 }
     }
 }
 
@@ -160,6 +179,8 @@ pub struct Learned {
     social: Number,
     explore: Number,
     echo: Number,
+    proxies: Number,
+    homes: Number,
 }
 
 impl Default for Learned {
@@ -174,6 +195,8 @@ impl Default for Learned {
             social: Number::new(knobs.social),
             explore: Number::new(knobs.explore),
             echo: Number::new(knobs.echo),
+            proxies: Number::new(knobs.proxies),
+            homes: Number::new(knobs.homes),
         }
     }
 }
@@ -259,20 +282,24 @@ impl Learned {
             social: self.social.get(),
             explore: self.explore.get(),
             echo: self.echo.get(),
+            proxies: self.proxies.get(),
+            homes: self.homes.get(),
         }
     }
 
     /// Turns the knobs; each is brought into its range, and what is not a number is left as it is.
     pub fn set_knobs(&self, knobs: Knobs) {
-        let turn = |number: &Number, value: f64, max: f64| {
+        let turn = |number: &Number, value: f64, min: f64, max: f64| {
             if !value.is_nan() {
-                number.set(value.clamp(0.0, max));
+                number.set(value.clamp(min, max));
             }
         };
-        turn(&self.first_byte, knobs.first_byte, 1.0);
-        turn(&self.social, knobs.social, 10.0);
-        turn(&self.explore, knobs.explore, 0.5);
-        turn(&self.echo, knobs.echo, 0.9);
+        turn(&self.first_byte, knobs.first_byte, 0.0, 1.0);
+        turn(&self.social, knobs.social, 0.0, 10.0);
+        turn(&self.explore, knobs.explore, 0.0, 0.5);
+        turn(&self.echo, knobs.echo, 0.0, 0.9);
+        turn(&self.proxies, knobs.proxies, 1.0, PROXIES_MAX);
+        turn(&self.homes, knobs.homes, 0.0, 0.95);
     }
 }
 
@@ -283,6 +310,14 @@ mod tests {
     use crate::learn::sample::tests::plain;
     use crate::node::NodeSpec;
     use crate::outcome::Failure;
+
+    #[test]
+    fn proxies_that_agree_expect_what_the_others_sent_at_its_home() {
+        let knobs = Knobs::default();
+        assert_eq!(knobs.among(1.0, true), knobs);
+        assert_eq!(knobs.among(4.0, true), Knobs { proxies: 4.0, homes: 0.75, ..knobs });
+        assert_eq!(knobs.among(4.0, false), Knobs { proxies: 4.0, ..knobs });
+    }
 
     #[test]
     fn a_new_node_is_ramped_by_successes_and_again_after_a_return() {
@@ -304,8 +339,18 @@ mod tests {
     #[test]
     fn knobs_stay_in_range() {
         let learned = Learned::default();
-        learned.set_knobs(Knobs { first_byte: f64::NAN, social: 1e300, explore: -1.0, echo: 2.0 });
-        assert_eq!(learned.knobs(), Knobs { first_byte: 0.0, social: 10.0, explore: 0.0, echo: 0.9 });
+        learned.set_knobs(Knobs {
+            first_byte: f64::NAN,
+            social: 1e300,
+            explore: -1.0,
+            echo: 2.0,
+            proxies: 0.0,
+            homes: 2.0,
+        });
+        assert_eq!(
+            learned.knobs(),
+            Knobs { first_byte: 0.0, social: 10.0, explore: 0.0, echo: 0.9, proxies: 1.0, homes: 0.95 }
+        );
     }
 
     #[test]

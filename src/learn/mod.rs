@@ -43,7 +43,7 @@ mod tests;
 
 pub use features::Target;
 pub use guard::{Fallback, log_error};
-pub use learned::{Knobs, Learned, NodeLearned};
+pub use learned::{Knobs, Learned, NodeLearned, PROXIES_MAX};
 pub use learner::{Learner, PENDING_MAX, Scored};
 pub use method::Method;
 pub use nonneg::SolveError;

@@ -30,6 +30,8 @@ pub struct Ask {
     pub output: f64,
     /// Which model answers for it.
     pub how: How,
+    /// Proxies whose streams its prompt delays; 1 for this one alone.
+    pub proxies: f64,
 }
 
 /// Which model answers for a request.
@@ -169,7 +171,7 @@ impl Predictor {
         let expect = self.expectations.of(kind);
         let how = self.how(streaming, expect.tells_tokens());
         let output = if how == How::Streamed { expect.events(output_max) } else { expect.tokens(output_max) };
-        Ask { prompt: f64::from(prompt_tokens) / PROMPT_UNIT, output, how }
+        Ask { prompt: f64::from(prompt_tokens) / PROMPT_UNIT, output, how, proxies: 1.0 }
     }
 
     /// The request that is typical now.
@@ -177,7 +179,7 @@ impl Predictor {
         let expect = self.expectations.overall();
         let how = self.how(expect.streams(), expect.tells_tokens());
         let output = if how == How::Streamed { expect.events(None) } else { expect.tokens(None) };
-        Ask { prompt: expect.prompt_tokens() / PROMPT_UNIT, output, how }
+        Ask { prompt: expect.prompt_tokens() / PROMPT_UNIT, output, how, proxies: 1.0 }
     }
 
     fn how(&self, streaming: bool, tells_tokens: bool) -> How {
@@ -284,7 +286,7 @@ pub(crate) mod tests {
     }
 
     fn ask(how: How) -> Ask {
-        Ask { prompt: 1.1, output: 210.0, how }
+        Ask { prompt: 1.1, output: 210.0, how, proxies: 1.0 }
     }
 
     fn load(m: u32, q: u32) -> NodeLoad {
@@ -307,6 +309,9 @@ pub(crate) mod tests {
         assert!((slope_s(Target::Gap) - 0.001).abs() < 1e-12);
         assert!((p.marginal_first_byte_s - first_byte).abs() < 1e-12);
         assert!((p.marginal_s - (8.0 * (0.001 * 210.0 + 0.4 * 1.1) + first_byte)).abs() < 1e-12);
+        let of_three = Ask { proxies: 3.0, ..ask(How::Streamed) };
+        let p = node.predict(&NEUTRAL, &load(10, 2), &of_three);
+        assert!((p.marginal_s - (8.0 * (0.001 * 210.0 + 3.0 * 0.4 * 1.1) + first_byte)).abs() < 1e-12);
     }
 
     #[test]
@@ -329,7 +334,7 @@ pub(crate) mod tests {
             let node = NodeModel { slots, ..model(beta) };
             let load = NodeLoad::new(m, q, waiting);
             for how in [How::Streamed, How::Tokens, How::Plain, How::Unknown] {
-                let p = node.predict(&factors, &load, &Ask { prompt, output, how });
+                let p = node.predict(&factors, &load, &Ask { prompt, output, how, proxies: 1.0 });
                 for x in [p.first_byte_s, p.gap_s, p.total_s, p.marginal_s, p.marginal_first_byte_s] {
                     prop_assert!(x.is_finite() && x >= 0.0, "{how:?} {p:?}");
                 }

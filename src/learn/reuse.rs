@@ -10,11 +10,16 @@
 //! Cached tokens that are told are not the whole truth of what they are worth: that is a coefficient of the first byte, see
 //! [`features`](mod@crate::learn::features). What follows from times is in terms of time already.
 
+use serde::{Deserialize, Serialize};
+
 use crate::outcome::{Extent, Recall};
 
 /// Classes of tokens: below 2^10, then doubling, the last from 2^25 on.
 const TOKENS: usize = 17;
 const TOKENS_FIRST: f32 = 1024.0;
+
+/// Classes of what was used a short time ago: within the last 2^16 tokens.
+const SOON: usize = 7;
 
 /// Classes of time: below a second, then doubling, the last from 9 hours on.
 const SECONDS: usize = 17;
@@ -41,7 +46,8 @@ const INFERRED_SHARE: std::ops::RangeInclusive<f64> = -2.0..=3.0;
 const MATCHED_MIN: f32 = 32.0;
 
 /// A weighted share.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Share {
     held: f64,
     asked: f64,
@@ -54,8 +60,9 @@ impl Share {
 }
 
 /// What was seen of one node's cache, or of all of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Seen {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seen {
     tokens: [Share; TOKENS],
     seconds: [Share; SECONDS],
     /// Whether the node has ever told its cached tokens: then what it does not tell is not guessed.
@@ -96,6 +103,11 @@ impl Chances {
             * self.seconds[class(extent.seconds, SECONDS_FIRST, SECONDS)]
     }
 
+    /// The chance that what was used a short time ago is still there, at worst: of what [`SOON`] says.
+    pub fn soon(&self) -> f32 {
+        self.tokens[..SOON].iter().copied().fold(1.0, f32::min)
+    }
+
     /// The tokens after which less than half is still there; `None` where even the oldest is.
     pub fn horizon_tokens(&self) -> Option<f64> {
         let class = self.tokens.iter().position(|chance| *chance < 0.5)?;
@@ -104,6 +116,17 @@ impl Chances {
 }
 
 impl Seen {
+    /// Whether nothing was seen.
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Seen::default()
+    }
+
+    /// Whether these are numbers that can have been learned.
+    pub(super) fn is_sound(&self) -> bool {
+        let mut all = self.tokens.iter().chain(&self.seconds);
+        all.all(|share| share.held.is_finite() && share.asked.is_finite() && share.asked >= 0.0)
+    }
+
     /// The response told its cached tokens, in tokens as the request was measured.
     pub(super) fn told(&mut self, recall: &Recall, cached: f64) {
         self.tells = true;
@@ -229,6 +252,16 @@ mod tests {
             seen.inferred(&recall(3_000.0, 10.0), 0.0, 1.0);
         }
         assert!(alone(&seen).of(Extent { tokens: 3_000.0, seconds: 10.0 }) > 0.95);
+    }
+
+    #[test]
+    fn what_was_used_a_short_time_ago_counts_at_its_worst() {
+        let mut seen = Seen::default();
+        assert!(alone(&seen).soon() > 0.9, "nothing is known yet");
+        (0..100).for_each(|_| seen.told(&recall(300_000.0, 10.0), 0.0));
+        assert!(alone(&seen).soon() > 0.9, "long ago is not soon");
+        (0..100).for_each(|_| seen.told(&recall(3_000.0, 10.0), 0.0));
+        assert!(alone(&seen).soon() < 0.1);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::learn::expect::Expect;
 use crate::learn::features::{SCHEMA, TARGETS};
 use crate::learn::fit;
 use crate::learn::learner::Learner;
+use crate::learn::reuse::Seen;
 use crate::learn::slots::Slots;
 use crate::learn::stats::Stats;
 use crate::node::NODES_MAX;
@@ -87,6 +88,9 @@ pub struct NodeState {
     pub slots: Option<f64>,
     /// Largest load seen.
     pub largest: f64,
+    /// What was seen of its cache. What it was sent is not kept, but how long it holds such things is.
+    #[serde(default, skip_serializing_if = "Seen::is_empty")]
+    pub reuse: Seen,
 }
 
 /// What was learned of one kind.
@@ -171,6 +175,7 @@ impl Snapshot {
             node.speed.iter().all(|s| positive(*s) && *s > 0.0)
                 && node.slots.is_none_or(|slots| positive(slots) && slots > 0.0)
                 && positive(node.largest)
+                && node.reuse.is_sound()
         };
         if !self.nodes.iter().all(numbers) {
             return refuse("a factor or limit that is not a positive number");
@@ -194,6 +199,7 @@ impl Learner {
                 speed: entry.speed,
                 slots: Some(entry.slots.limit()).filter(|slots| slots.is_finite()),
                 largest: entry.largest,
+                reuse: entry.reuse,
             })
         });
         let nodes: Vec<NodeState> = known.collect();
@@ -227,6 +233,7 @@ impl Learner {
             entry.speed = state.speed;
             entry.slots = Slots::known(state.slots.unwrap_or(f64::INFINITY));
             entry.largest = state.largest;
+            entry.reuse = state.reuse;
             entry.limit = node.spec.limit();
             self.nodes[slot] = Some(Box::new(entry));
         }

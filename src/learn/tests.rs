@@ -14,7 +14,7 @@ use crate::node::{NodeId, NodeSpec};
 use crate::outcome::{Failure, Outcome, Sample};
 use crate::request::KindId;
 
-const PLAIN: Ask = Ask { prompt: 0.0, output: 0.0, how: How::Plain };
+const PLAIN: Ask = Ask { prompt: 0.0, output: 0.0, how: How::Plain, proxies: 1.0 };
 
 fn fleet(count: u32) -> Fleet {
     (0..count).fold(Fleet::default(), |fleet, i| fleet.with(NodeSpec::new(format!("http://n{i}"))).expect("free"))

@@ -93,7 +93,7 @@ impl Adaptive {
         if self.learned.fallback_of(Some(predictor), ctx.now).is_some() {
             return None;
         }
-        let ask = ask(predictor, ctx);
+        let ask = ask(&self.learned, predictor, ctx);
         if ask.how == How::Unknown {
             return None;
         }
@@ -130,7 +130,7 @@ impl Adaptive {
 
     /// Writes the distribution; false if every node is left out.
     fn weigh_by_model(&self, predictor: &Predictor, ctx: &Context<'_>, out: &mut [f64]) -> bool {
-        let ask = ask(predictor, ctx);
+        let ask = ask(&self.learned, predictor, ctx);
         let knobs = knobs(&self.learned, &ask);
         // What it costs to clear a table for the largest fleet is a fifth of what a decision over few nodes may.
         let (mut few, mut many);
@@ -260,7 +260,7 @@ impl Policy for Adaptive {
         let loaded = self.learned.load();
         let Some(predictor) = loaded.as_deref() else { return Expected::NOTHING };
         let load = load_without(node, candidate, ctx.shape.prompt_tokens);
-        let ask = ask_at(&ask(predictor, ctx), candidate);
+        let ask = ask_at(&ask(&self.learned, predictor, ctx), candidate);
         let prediction = predictor.lanes(ask.how).node(node.slot, node.id).predict(&live.factors(), &load, &ask);
         let seconds = if ask.how == How::Unknown { f64::NAN } else { prediction.total_s };
         Expected { seconds, version: predictor.version }

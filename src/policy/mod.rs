@@ -21,7 +21,7 @@ mod pairs;
 mod peak_ewma;
 mod power_of_two;
 mod random;
-mod rendezvous;
+pub(crate) mod rendezvous;
 mod round_robin;
 mod session_hash;
 #[cfg(test)]

@@ -66,24 +66,44 @@ pub struct Match {
 
 /// What was found of a prompt, by slot; reused between requests.
 #[derive(Clone, Debug, Default)]
-pub struct Found(Vec<Match>);
+pub struct Found {
+    nodes: Vec<Match>,
+    own: Option<Own>,
+}
+
+/// Where a prompt ceases to be like others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// The first block that at most half as many nodes have as the first one of all: what all prompts of a conversation
+    /// have in common, and no other has.
+    pub block: u64,
+    /// Blocks before it.
+    pub before: u32,
+}
 
 impl Found {
     /// At the node of that slot.
     #[inline]
     pub fn at(&self, slot: u32) -> Match {
-        self.0.get(slot as usize).copied().unwrap_or_default()
+        self.nodes.get(slot as usize).copied().unwrap_or_default()
     }
 
     /// Whether there is nothing anywhere.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.nodes.is_empty()
     }
 
     /// Nothing anywhere.
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.nodes.clear();
+        self.own = None;
+    }
+
+    /// Where the prompt ceases to be like others; `None` for one that is known to all.
+    #[inline]
+    pub fn own(&self) -> Option<Own> {
+        self.own
     }
 }
 
@@ -151,7 +171,8 @@ impl Memory {
         let words = inner.words.load(Ordering::Relaxed) as usize;
         let (mut alive, mut held) = ([u64::MAX; WORDS], [0; WORDS]);
         let (alive, held) = (&mut alive[..words], &mut held[..words]);
-        let mut walk = Walk { inner, now_s: seconds(now), tokens: prefix.tokens_per_block(), from: 0, found, chance };
+        let (now_s, tokens) = (seconds(now), prefix.tokens_per_block());
+        let mut walk = Walk { inner, now_s, tokens, from: 0, common: 0, found, chance };
         let mut last = None;
         for (at, block) in prefix.blocks().iter().take(BLOCKS_MAX).enumerate() {
             let Some(shelf) = inner.shelf(*block) else { continue };
@@ -163,6 +184,9 @@ impl Memory {
                 }
             };
             drop(shelf);
+            if fewer || at == 0 {
+                walk.parts(*block, at as u32, held);
+            }
             if fewer {
                 if let Some((before, depth)) = last {
                     walk.mark(before, depth, alive);
@@ -178,7 +202,7 @@ impl Memory {
         if let Some((block, depth)) = last {
             walk.mark(block, depth, alive);
         }
-        for Match { recall, beyond: (tokens, chance), .. } in &mut found.0 {
+        for Match { recall, beyond: (tokens, chance), .. } in &mut found.nodes {
             recall.matched_tokens += *tokens;
             recall.held_tokens += *tokens * *chance;
         }
@@ -282,11 +306,24 @@ struct Walk<'a, C> {
     tokens: f32,
     /// Blocks up to the last mark.
     from: u32,
+    /// Nodes that had the first block.
+    common: u32,
     found: &'a mut Found,
     chance: C,
 }
 
 impl<C: Fn(u32, Extent) -> f32> Walk<'_, C> {
+    /// So many nodes have all blocks up to this one, the block `at`.
+    fn parts(&mut self, block: u64, at: u32, held: &[u64]) {
+        let count: u32 = held.iter().map(|word| word.count_ones()).sum();
+        if at == 0 {
+            self.common = count;
+        }
+        if self.found.own.is_none() && (count == 0 || 2 * count <= self.common) {
+            self.found.own = Some(Own { block, before: at });
+        }
+    }
+
     /// All nodes of `set` had the blocks up to `depth`, which ends with `block`. Those for which it is too long ago
     /// leave the set.
     fn mark(&mut self, block: u64, depth: u32, set: &mut [u64]) {
@@ -302,7 +339,7 @@ impl<C: Fn(u32, Extent) -> f32> Walk<'_, C> {
                     *word &= !(1 << (slot % 64));
                     continue;
                 };
-                let all = &mut self.found.0;
+                let all = &mut self.found.nodes;
                 if all.len() <= slot as usize {
                     all.resize(slot as usize + 1, Match::default());
                 }

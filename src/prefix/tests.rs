@@ -80,6 +80,25 @@ fn each_stretch_of_a_prompt_is_as_old_as_its_own_last_use() {
 }
 
 #[test]
+fn a_prompt_ceases_to_be_like_others_at_the_same_block_for_all_who_know_the_others() {
+    let fleet = fleet(4);
+    let of = |known: &[usize]| {
+        let memory = Memory::default();
+        for (own, node) in fleet.nodes().iter().enumerate() {
+            memory.remember(node, &conversation(7, 10, 100 + own as u64, 20), at(1), 0, 1_920.0);
+        }
+        let turns = known.iter().map(|node| &fleet.nodes()[*node]);
+        turns.for_each(|node| _ = memory.remember(node, &conversation(7, 10, 1, 5), at(2), 10, 320.0));
+        look(&memory, &conversation(7, 10, 1, 9), 3).own()
+    };
+    let own = Own { block: conversation(7, 10, 1, 9).blocks()[10], before: 10 };
+    assert_eq!([of(&[]), of(&[2]), of(&[0, 3])], [Some(own); 3]);
+    let memory = Memory::default();
+    memory.remember(&fleet.nodes()[0], &conversation(7, 2, 1, 2), at(1), 0, 64.0);
+    assert_eq!(look(&memory, &conversation(7, 2, 1, 2), 2).own(), None, "known to all who know anything");
+}
+
+#[test]
 fn an_answer_is_found_by_who_goes_on_after_it_and_what_prompts_go_beyond_is_no_end() {
     let (memory, fleet) = (Memory::default(), fleet(2));
     let (node, other) = (&fleet.nodes()[0], &fleet.nodes()[1]);

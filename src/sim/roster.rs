@@ -163,6 +163,9 @@ fn learner(
     let balancer = Arc::new(Balancer::new(fleet, id, setup.clock.clone(), observers));
     // Only the first call counts, and this is it.
     let _ = forgiving.0.set(Arc::clone(balancer.learned()));
+    // Operators know how many proxies they run, and give them one key.
+    let knobs = balancer.learned().knobs();
+    balancer.learned().set_knobs(knobs.among(f64::from(setup.scenario.proxies), true));
     if let Some(without) = without {
         without.turn(balancer.learned());
     }

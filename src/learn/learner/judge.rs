@@ -31,7 +31,7 @@ impl Learner {
             How::Streamed => f64::from(sample.events),
             How::Tokens | How::Plain => f64::from(sample.output_tokens.unwrap_or(0)),
         };
-        let ask = Ask { prompt: sample.recall.uncached(sample.prompt_tokens) / PROMPT_UNIT, output, how };
+        let ask = Ask { prompt: sample.recall.uncached(sample.prompt_tokens) / PROMPT_UNIT, output, how, proxies: 1.0 };
         let load = NodeLoad::new(sample.in_flight, sample.waiting, sample.waiting_prompt_tokens);
         let factors = self.learned.node_at(sample.slot, sample.node).factors();
         let predicted = predictor.node(sample.slot, sample.node).predict(&factors, &load, &ask);

@@ -17,7 +17,9 @@ impl Learner {
             return;
         }
         let loaded = self.learned.load();
-        let inferred = loaded.as_deref().and_then(|predictor| self.inferred(predictor, sample));
+        // At its home more may have been cached than what is remembered, by another proxy's work.
+        let alone = loaded.as_deref().filter(|_| sample.recall.cached_tokens <= sample.recall.held_tokens);
+        let inferred = alone.and_then(|predictor| self.inferred(predictor, sample));
         let Some(entry) = entry_of(&mut self.nodes, sample.slot, sample.node, now) else { return };
         match (sample.told_cached(), inferred) {
             (Some(told), _) => entry.reuse.told(&sample.recall, told),

@@ -57,9 +57,10 @@ impl Assessment {
     }
 }
 
-pub(super) fn ask(predictor: &Predictor, ctx: &Context<'_>) -> Ask {
+pub(super) fn ask(learned: &Learned, predictor: &Predictor, ctx: &Context<'_>) -> Ask {
     let shape = ctx.shape;
-    predictor.ask(shape.kind, shape.streaming, shape.prompt_tokens, shape.output_tokens_max)
+    let ask = predictor.ask(shape.kind, shape.streaming, shape.prompt_tokens, shape.output_tokens_max);
+    Ask { proxies: learned.knobs().proxies, ..ask }
 }
 
 /// The probability with which the request explores.
@@ -94,7 +95,7 @@ pub(super) fn knobs(learned: &Learned, ask: &Ask) -> Knobs {
 pub fn assess_all(learned: &Learned, ctx: &Context<'_>, started: Option<usize>) -> Vec<Assessment> {
     let loaded = learned.load();
     let Some(predictor) = loaded.as_deref() else { return Vec::new() };
-    let ask = ask(predictor, ctx);
+    let ask = ask(learned, predictor, ctx);
     let knobs = knobs(learned, &ask);
     let judge = |(at, candidate): (usize, &Candidate)| {
         let (node, in_flight) = (ctx.node(candidate), candidate.in_flight);

@@ -42,7 +42,7 @@ impl Grounds {
         if learned.fallback_of(Some(predictor), ctx.now).is_some() {
             return None;
         }
-        let knobs = knobs(learned, &ask(predictor, ctx));
+        let knobs = knobs(learned, &ask(learned, predictor, ctx));
         let nodes = assess_all(learned, ctx, Some(started)).into_iter().map(|seen| {
             let (own_s, added_s) = parts(&seen.prediction, &knobs);
             let factor = 1.0 + seen.penalty;

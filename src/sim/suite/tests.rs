@@ -25,6 +25,7 @@ fn find(name: &str) -> Result<Scenario, String> {
             "fleet = 'study'\nloads = [0.7]\nseconds = 120\nstreamed = true\n\
              [[event]]\nat_s = 60\nnode = 'fast-2'\naction = 'join'"
         }
+        "forgetful" => "fleet = 'study'\nloads = [0.138]\nseconds = 300\nstreamed = true\n[conversations]\nlive = 500",
         _ => return Err(format!("{name}: no such place")),
     };
     Scenario::parse(name, &format!("about = 'x'\n{text}")).map_err(|error| error.to_string())
@@ -107,6 +108,15 @@ fn every_part_that_can_be_left_out_is_compared_in_a_shipped_suite() {
         assert_eq!(Without::named(name), Some(without));
     }
     assert_eq!(Without::named("adaptive"), None);
+}
+
+/// What matches is worth nothing there, and that is learned before it costs anything.
+#[test]
+fn before_servers_without_caches_looking_at_prompts_changes_no_mean_by_more_than_two_percent() {
+    let text = "[[row]]\nabout = 'forgetful'\nscenario = 'forgetful'\n\
+        check = [{ figure = 'mean', against = 'adaptive-without-prefixes', at_most = 1.02 }]";
+    let verdict = &report(text, &[1, 2, 3]).verdicts[0];
+    assert!((0.98..=1.02).contains(&verdict.value), "{verdict:#?}");
 }
 
 /// The shape of the shipped suite `evidence`, in minutes and with wide margins: its own bounds want hours and five seeds.
