@@ -38,8 +38,8 @@
 //!    per candidate, draws, and starts the attempt in the node's [`fleet::Ledger`]. Where every node that could serve
 //!    is full, it gives a place in the one bounded queue instead, and the first node that frees calls it; where nothing
 //!    could serve, or waiting is hopeless, it refuses at once and says when to come again.
-//! 3. A pooled or new connection carries the request. What fails before anything was sent, or is idempotent, may be
-//!    attempted again elsewhere, within a budget.
+//! 3. A pooled or new connection carries the request. What fails before anything was sent, what a node is too full
+//!    for, and what is idempotent may be attempted again elsewhere, within a budget.
 //! 4. Head, body and streamed events pass through as they come; the [`balancer::Ticket`] travels with the body.
 //! 5. The end of the body ends the attempt exactly once: `Completed`, `Full`, `Failed` or `Censored`. A client that
 //!    leaves closes the node's connection in the same instant. The sample goes to observers: metrics, and learning.

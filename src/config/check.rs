@@ -79,6 +79,7 @@ impl Check<'_> {
                 floor_per_s: raw.retry.floor_per_s,
                 attempts_max: raw.retry.attempts_max,
                 hedge_budget: raw.retry.hedge_budget,
+                full: raw.retry.full,
             },
             limits: limits(&raw.limits),
             forward: Forward {

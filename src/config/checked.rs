@@ -130,7 +130,7 @@ pub struct Route {
     pub model: Option<String>,
     /// Whether a POST that was already sent may be sent again to another node before the first response byte.
     pub retry_post: bool,
-    /// Whether an answer of 5xx or 429 counts as none where the request may be sent again.
+    /// Whether an answer of 5xx, and 429 without `retry.full`, counts as none where the request may be sent again.
     pub retry_errors: bool,
     /// Whether what may be sent again goes to a second node when the first is late.
     pub hedge: bool,
@@ -227,6 +227,8 @@ pub struct Retry {
     pub attempts_max: u32,
     /// Hedges as a share of the requests on routes that hedge, 0..=0.1.
     pub hedge_budget: f64,
+    /// Whether a request that a node is too full for goes to another one.
+    pub full: bool,
 }
 
 /// Bounds.

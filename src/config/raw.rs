@@ -257,11 +257,13 @@ pub struct RawRetry {
     /// Second attempts beside late ones, as a share of the requests on routes that hedge.
     #[schemars(extend("minimum" = 0, "maximum" = 0.1))]
     pub hedge_budget: f64,
+    /// Whether a request that a node is too full for (429, or 503 with `Retry-After`) goes to another one.
+    pub full: bool,
 }
 
 impl Default for RawRetry {
     fn default() -> Self {
-        RawRetry { budget: 0.2, floor_per_s: 10.0, attempts_max: 3, hedge_budget: 0.02 }
+        RawRetry { budget: 0.2, floor_per_s: 10.0, attempts_max: 3, hedge_budget: 0.02, full: true }
     }
 }
 

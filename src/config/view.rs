@@ -97,6 +97,7 @@ impl Settings {
                 floor_per_s: retry.floor_per_s,
                 attempts_max: retry.attempts_max,
                 hedge_budget: retry.hedge_budget,
+                full: retry.full,
             },
             limits: RawLimits {
                 connections_max: count(limits.connections_max),

@@ -1,8 +1,7 @@
-//! One request: take in, decide, attempt, again if it may, relay.
+//! One request: take in, attempt, relay.
 //!
-//! The rule of retries: what no node has seen may go to another node; what a node may have begun to work on may only
-//! if the method is idempotent or the route says so. A retry is a new attempt with its own decision, never on a node
-//! that was tried, and is paid for from a budget, so that a sick fleet is not asked three times as much.
+//! What is decided, tried and tried again in between is in [`retry`](super::retry) and what it uses: here is what happens
+//! once to every request, whichever nodes it sees.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,13 +14,12 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 
 use crate::admission::Allowance;
-use crate::balancer::{Ticket, Verdict};
+use crate::balancer::Ticket;
 use crate::clock::Time;
 use crate::config::{Settings, Timeouts};
-use crate::node::NodeId;
-use crate::outcome::{Censor, Failure, Outcome};
+use crate::outcome::{Censor, Outcome};
 use crate::proxy::alarm::Alarm;
-use crate::proxy::attempt::{outcome_of, retry_after};
+use crate::proxy::attempt::retry_after;
 use crate::proxy::connection::{Busy, Conn};
 use crate::proxy::headers::{self, Survey};
 use crate::proxy::inspect::ResponseScan;
@@ -228,7 +226,7 @@ impl Passage {
     }
 
     /// The framing guard knows better than hyper what was wrong with a body.
-    fn client_fault(&self, conn: &Conn, error: ProxyError) -> ProxyError {
+    pub(super) fn client_fault(&self, conn: &Conn, error: ProxyError) -> ProxyError {
         match conn.framing.body_refusal() {
             Some(refusal) => {
                 self.worker.app.telemetry.refused(refusal.reason);
@@ -236,115 +234,6 @@ impl Passage {
             }
             None => error,
         }
-    }
-
-    async fn attempts(
-        &mut self,
-        conn: &Conn,
-        mut request: Box<Outgoing>,
-        intake: Intake,
-        alarm: &mut Alarm,
-    ) -> Result<Response, ProxyError> {
-        // Only what may be sent a second time after it was sent needs a copy.
-        let repeatable = self.may_repeat(&request.head.method, intake.route);
-        let spare = if repeatable { request.again() } else { None };
-        let mut tried: Vec<NodeId> = Vec::new();
-        let mut former = None;
-        loop {
-            let mut ticket = match self.decide(&intake, &tried, &request) {
-                Verdict::Go(ticket) => self.begin(ticket),
-                verdict => match Box::pin(self.settle(verdict, intake.shape.model.as_deref(), alarm)).await {
-                    Ok(ticket) => ticket,
-                    // What went wrong first is what there is to tell.
-                    Err(error) => return Err(former.unwrap_or(error)),
-                },
-            };
-            let upload = intake.upload.as_deref();
-            let hedge = self.may_hedge(&mut ticket, &intake, spare.as_deref(), &tried);
-            let answered = match hedge {
-                None => self.attempt(ticket.node(), ticket.started(), request, upload, alarm).await,
-                Some(spare) => {
-                    Box::pin(self.hedged(&mut ticket, request, spare, &mut tried, &intake.shape, alarm)).await
-                }
-            };
-            let failed = match answered {
-                Ok((upstream, head)) => match self.instead(&head, &ticket, spare.as_deref(), &intake, &mut tried) {
-                    None => return Ok(self.relay(ticket, upstream, head, &intake)),
-                    Some((again, error)) => {
-                        // Its connection is closed, whatever else of the answer would have come.
-                        self.end(ticket, self.worker.app.clock.now(), outcome_of(&head));
-                        (request, former) = (again, Some(error));
-                        continue;
-                    }
-                },
-                Err(failed) => failed,
-            };
-            let app = &self.worker.app;
-            let now = app.clock.now();
-            let node = ticket.node().id;
-            self.end(ticket, now, failed.outcome);
-            if matches!(failed.outcome, Outcome::Censored(_)) && failed.unsent.is_none() {
-                return Err(self.client_fault(conn, failed.error));
-            }
-            tried.push(node);
-            let unsent = failed.unsent.is_some();
-            let again = failed.unsent.or_else(|| spare.as_ref()?.again());
-            let Some(again) = again else { return Err(failed.error) };
-            if !self.may_try_again(&tried, intake.shape.model.as_deref(), now) {
-                return Err(failed.error);
-            }
-            former = Some(failed.error);
-            app.telemetry.retried(if unsent { "unsent" } else { "idempotent" });
-            request = again;
-        }
-    }
-
-    /// The request once more, paid for, if this answer counts as none.
-    fn instead(
-        &self,
-        head: &response::Parts,
-        ticket: &Ticket,
-        spare: Option<&Outgoing>,
-        intake: &Intake,
-        tried: &mut Vec<NodeId>,
-    ) -> Option<(Box<Outgoing>, ProxyError)> {
-        let spare = spare.filter(|_| intake.route.is_some_and(|route| self.settings.routes[route].retry_errors))?;
-        if matches!(outcome_of(head), Outcome::Completed { .. }) {
-            return None;
-        }
-        let app = &self.worker.app;
-        tried.push(ticket.node().id);
-        if !self.may_try_again(tried, intake.shape.model.as_deref(), app.clock.now()) {
-            return None;
-        }
-        app.telemetry.retried("status");
-        let status = head.status.as_u16();
-        let detail = format!("the node {} answered {status}", ticket.node().spec.name);
-        Some((spare.again()?, ProxyError::failed(Failure::Status(status), "http_response_incomplete", detail)))
-    }
-
-    /// Ends an attempt that brought no answer for the client.
-    pub(super) fn end(&self, ticket: Ticket, now: Time, outcome: Outcome) {
-        if let Some(story) = &self.story {
-            story.ended(ticket.node().id, now, outcome);
-        }
-        ticket.finish(now, outcome);
-    }
-
-    /// Whether there may be another attempt; pays for it.
-    pub(super) fn may_try_again(&self, tried: &[NodeId], model: Option<&str>, now: Time) -> bool {
-        let app = &self.worker.app;
-        let enough = tried.len() >= self.settings.retry.attempts_max as usize;
-        let in_time = self.deadline.is_none_or(|deadline| Instant::now() < deadline);
-        let fleet = app.balancer.fleet();
-        let mut left = fleet.nodes().iter().filter(|node| !tried.contains(&node.id) && node.spec.serves(model));
-        let another = left.any(|node| node.live.health.state(now).is_serving());
-        !enough && in_time && another && app.retries.try_withdraw(now)
-    }
-
-    /// Whether a request may be sent again after a node may have begun to work on it.
-    fn may_repeat(&self, method: &Method, route: Option<usize>) -> bool {
-        method.is_idempotent() || (*method == Method::POST && route.is_some_and(|r| self.settings.routes[r].retry_post))
     }
 
     pub(super) fn relay(

@@ -22,6 +22,7 @@ mod pace;
 mod rate;
 mod relay;
 mod reply;
+mod retry;
 mod server;
 mod session;
 mod story;

@@ -2,8 +2,9 @@
 //!
 //! What the client said stays in its map of fields. What the proxy adds is kept beside it as text that is ready to be
 //! sent: to put six fields into a map and to take them out again cost three thousand instructions a request, and the
-//! text is the same for every request of a client but for its ids. A box, as it passes through many hands. Who needs a
-//! field that the proxy adds has it from where it was made; it cannot be found in here.
+//! text is the same for every request of a client but for its ids. A box, as it passes through many hands, and comes back
+//! from a node that is full without ever having been copied. Who needs a field that the proxy adds has it from where it
+//! was made; it cannot be found in here.
 
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderMap, HeaderValue, Method, Request, header, request};
@@ -19,6 +20,8 @@ pub(super) struct Outgoing {
     /// Fields that the proxy adds: names, values and line ends, without the empty line.
     pub(super) told: Vec<u8>,
     pub(super) body: RequestBody,
+    /// Whether a node that says that it is full gives it back, if its body allows that.
+    pub(super) may_return: bool,
     /// The client's target, while the head has one that is written for a node.
     target: Option<Uri>,
     /// Whether the client named no host, so that the one in the head is a node's.
@@ -28,7 +31,7 @@ pub(super) struct Outgoing {
 impl From<Request<RequestBody>> for Outgoing {
     fn from(request: Request<RequestBody>) -> Outgoing {
         let (head, body) = request.into_parts();
-        Outgoing { head, told: Vec::new(), body, target: None, hostless: false }
+        Outgoing { head, told: Vec::new(), body, may_return: false, target: None, hostless: false }
     }
 }
 
@@ -36,7 +39,7 @@ impl Outgoing {
     /// A request without a body yet, and without anything added.
     pub(super) fn new(head: request::Parts) -> Box<Outgoing> {
         let body = RequestBody::Empty;
-        Box::new(Outgoing { head, told: Vec::new(), body, target: None, hostless: false })
+        Box::new(Outgoing { head, told: Vec::new(), body, may_return: false, target: None, hostless: false })
     }
 
     /// The same request once more; `None` if its body streams and so can be sent only once.
@@ -47,8 +50,13 @@ impl Outgoing {
             RequestBody::Streaming(_) => return None,
         };
         let mut again = self.about(self.head.method.clone(), self.head.uri.clone(), self.head.headers.clone());
-        again.body = body;
+        (again.body, again.may_return) = (body, self.may_return);
         Some(again)
+    }
+
+    /// Whether it is kept until its answer has begun: a body that streams is gone when it is sent.
+    pub(super) fn returns(&self) -> bool {
+        self.may_return && !matches!(self.body, RequestBody::Streaming(_))
     }
 
     /// Another request, without a body, on behalf of the same client.

@@ -185,6 +185,12 @@ impl Upstream {
         answer.map_err(|source| ExchangeError { source, unsent, reused })
     }
 
+    /// The request once more, where the response may say that the node is full (429, 503) and the request is one that
+    /// returns ([`Outgoing::may_return`]).
+    pub(super) fn returned(&mut self) -> Option<Box<Outgoing>> {
+        self.wire.returned()
+    }
+
     /// Waits until the first piece of the response body is there; it is kept for [`Upstream::poll_frame`].
     pub(super) async fn body_begins(&mut self) {
         if !self.is_end_stream() {

@@ -48,7 +48,7 @@ use crate::spans::SpanCounts;
 use crate::trainer::Trainer;
 
 /// Why attempts are followed by another one; series that exist from the start.
-const RETRY_REASONS: [&str; 3] = ["unsent", "idempotent", "status"];
+const RETRY_REASONS: [&str; 4] = ["unsent", "full", "idempotent", "status"];
 
 /// What comes of second attempts beside late ones.
 const HEDGE_RESULTS: [&str; 4] = ["won", "lost", "failed", "left"];

@@ -13,6 +13,7 @@ mod decisions;
 mod departures;
 mod ejection;
 mod failures;
+mod full;
 mod headers;
 mod health;
 mod hedging;

@@ -24,8 +24,8 @@ pub struct RawRoute {
     pub model: Option<ModelName>,
     /// Whether a POST that was already sent may be sent again to another node.
     pub retry_post: bool,
-    /// Whether an answer by which a node says that it failed or is full (5xx, 429) counts as none: what may be sent again
-    /// goes to another node.
+    /// Whether an answer by which a node says that it failed (5xx, and 429 without `retry.full`) counts as none: what may
+    /// be sent again goes to another node.
     pub retry_errors: bool,
     /// Whether a request that may be sent again is sent to a second node when the first is late; the first answer counts.
     pub hedge: bool,

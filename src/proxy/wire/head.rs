@@ -21,6 +21,9 @@ pub(super) const FIELDS_MAX: usize = 128;
 /// The most interim responses (100, 103) before the response.
 pub(super) const INTERIM_MAX: u32 = 16;
 
+/// Where the status begins, behind the version and a space.
+const STATUS_AT: usize = 9;
+
 /// What is wrong with a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(in crate::proxy) enum Fault {
@@ -103,6 +106,11 @@ pub(super) fn may_begin(bytes: &[u8]) -> bool {
     let prefix = b"HTTP/1.";
     let known = bytes.len().min(prefix.len());
     bytes[..known] == prefix[..known]
+}
+
+/// Whether a head may be a node's word that it has not begun on the request: 429, 503, or an interim one before that.
+pub(super) fn may_refuse(head: &[u8]) -> bool {
+    matches!(head.get(STATUS_AT..), Some([b'4', b'2', b'9', ..] | [b'5', b'0', b'3', ..] | [b'1', ..]))
 }
 
 /// Parses a whole head. `fields` is an empty map whose memory is used again.

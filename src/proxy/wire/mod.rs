@@ -90,6 +90,8 @@ pub(super) struct Wire<S> {
     io: S,
     phase: Phase,
     sending: Sending,
+    /// The request, as long as the node may say that it is full and has not begun on it.
+    sent: Option<Box<Outgoing>>,
     /// What was read and not yet understood.
     read: BytesMut,
     /// Bytes of it that have no end of a head in them.
@@ -111,6 +113,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             io,
             phase: Phase::Idle,
             sending: Sending::default(),
+            sent: None,
             read: BytesMut::new(),
             searched: 0,
             room: READ_MIN,
@@ -125,6 +128,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Encodes a request, to be passed to [`Wire::poll_head`] next.
     pub(super) fn begin(&mut self, request: &Outgoing) {
         self.phase = Phase::Head(0);
+        self.sent = None;
         self.asked = self.sending.begin(request);
     }
 
@@ -151,9 +155,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             ready!(self.sending.poll_write(cx, &mut self.io))?;
         }
         if let Some(mut sent) = unsent.take() {
-            self.fields = std::mem::take(&mut sent.head.headers);
-            self.fields.clear();
-            self.sending.commit(std::mem::replace(&mut sent.body, RequestBody::Empty));
+            if sent.returns() {
+                self.sent = Some(sent);
+            } else {
+                self.sending.commit(std::mem::replace(&mut sent.body, RequestBody::Empty));
+                self.fields = emptied(sent);
+            }
         }
         self.poll_upload(cx)?;
         loop {
@@ -203,8 +210,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             };
             self.searched = 0;
             let bytes = self.read.split_to(end).freeze();
-            let Head { parts, framing, keep_alive } =
-                head::parse(&bytes, std::mem::take(&mut self.fields), self.asked)?;
+            let fields = match self.sent.take_if(|_| !head::may_refuse(&bytes)) {
+                Some(sent) => emptied(sent),
+                None => std::mem::take(&mut self.fields),
+            };
+            let Head { parts, framing, keep_alive } = head::parse(&bytes, fields, self.asked)?;
             if parts.status.is_informational() && framing != Framing::Switched {
                 if interim == head::INTERIM_MAX {
                     return Err(head::Fault::Interim);
@@ -224,6 +234,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             self.body = Decoder::new(framing);
             return Ok(Some(parts));
         }
+    }
+
+    /// The request whose response begins with 429 or 503, if it is one that returns.
+    pub(super) fn returned(&mut self) -> Option<Box<Outgoing>> {
+        self.sent.take()
     }
 
     /// The next piece of the response body, or its trailers.
@@ -314,4 +329,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(super) fn into_switched(self) -> Option<(S, Bytes)> {
         (self.phase == Phase::Switched).then(|| (self.io, self.read.freeze()))
     }
+}
+
+/// The map of a request that is not needed any more.
+fn emptied(mut request: Box<Outgoing>) -> HeaderMap {
+    let mut fields = std::mem::take(&mut request.head.headers);
+    fields.clear();
+    fields
 }

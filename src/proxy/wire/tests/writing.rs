@@ -135,6 +135,31 @@ fn only_a_request_of_which_nothing_was_written_comes_back() {
 }
 
 #[test]
+fn a_request_that_was_sent_comes_back_from_a_node_that_may_be_full_and_from_no_other() {
+    let whole = || RequestBody::Whole(Bytes::from_static(b"abc"));
+    let stream = || streaming(b"ab", pieces(&[Some(b"c")], Some(1)));
+    let hints = "HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n";
+    for (answer, may_be_full) in [("429 x", true), ("503 x", true), ("200 OK", false), ("500 x", false)] {
+        for before in ["", hints] {
+            let response = format!("{before}HTTP/1.1 {answer}\r\nx: y\r\ncontent-length: 0\r\n\r\n");
+            for (body, may_return, returns) in
+                [(whole(), true, may_be_full), (whole(), false, false), (stream(), true, false)]
+            {
+                let mut wire = Wire::new(Script::saying(response.as_bytes()));
+                let mut asking = request("POST", &[("a", "b")], body);
+                asking.may_return = may_return;
+                let seen = exchange(&mut wire, asking).expect("an end").expect("a response");
+                assert!(seen.head.headers.len() == 2 && seen.head.headers["x"] == "y", "{seen:?}");
+                let returned = wire.returned();
+                assert_eq!(returned.is_some(), returns, "{answer} {before:?} {may_return}");
+                assert!(returned.is_none_or(|request| request.head.headers["a"] == "b"
+                    && matches!(&request.body, RequestBody::Whole(bytes) if bytes == b"abc".as_slice())));
+            }
+        }
+    }
+}
+
+#[test]
 fn an_idle_connection_gives_back_large_buffers() {
     let length = 1_000_000;
     let mut response = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").into_bytes();
