@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 
 use crate::cli::remote::shown;
 
+/// How many of those of whom the same is said are named; programs are told all of them.
+const NAMED_MAX: usize = 8;
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Severity {
@@ -74,15 +77,30 @@ impl Findings {
         self.0.iter().filter(|finding| finding.severity == severity).count()
     }
 
-    /// For people: the worst last, where it is seen.
+    /// By severity, each with all of whom it is said: on a large fleet much of it is said of every node.
+    fn alike(&self) -> Vec<(&Finding, Vec<&str>)> {
+        let mut alike: Vec<(&Finding, Vec<&str>)> = Vec::new();
+        for one in &self.0 {
+            let same = |had: &Finding| (had.severity, &had.what, &had.fix) == (one.severity, &one.what, &one.fix);
+            match alike.iter_mut().find(|(had, _)| one.fix.is_some() && same(had)) {
+                Some((_, about)) => about.push(&one.about),
+                None => alike.push((one, vec![&one.about])),
+            }
+        }
+        alike.sort_by_key(|(finding, _)| finding.severity);
+        alike
+    }
+
+    /// For people: the worst last, where it is seen. What is wrong with many in the same way is said once.
     pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
-        let mut sorted: Vec<&Finding> = self.0.iter().collect();
-        sorted.sort_by_key(|finding| finding.severity);
-        for Finding { severity, about, what, fix } in sorted {
-            // Lines of a finding are ours; what is in them may come from a node.
-            let text =
-                |text: &str| text.lines().map(|line| shown(&Value::from(line))).collect::<Vec<_>>().join("\n    ");
-            writeln!(out, "{:<8} {}: {}", severity.word(), text(about), text(what))?;
+        // Lines of a finding are ours; what is in them may come from a node.
+        let text = |text: &str| text.lines().map(|line| shown(&Value::from(line))).collect::<Vec<_>>().join("\n    ");
+        for (Finding { severity, what, fix, .. }, about) in self.alike() {
+            let mut named = about.iter().take(NAMED_MAX).map(|about| text(about)).collect::<Vec<_>>().join(", ");
+            if about.len() > NAMED_MAX {
+                named.push_str(&format!(" and {} more", about.len() - NAMED_MAX));
+            }
+            writeln!(out, "{:<8} {named}: {}", severity.word(), text(what))?;
             if let Some(fix) = fix {
                 writeln!(out, "         fix: {}", text(fix))?;
             }
@@ -122,5 +140,23 @@ mod tests {
         assert_eq!((text.as_str(), findings.worst()), (expected, Severity::Problem));
         assert_eq!(findings.to_json()["findings"][0]["fix"], "start it");
         assert_eq!(Findings::default().worst(), Severity::Fine);
+    }
+
+    #[test]
+    fn what_is_wrong_with_many_nodes_is_said_once_and_each_is_counted() {
+        let mut findings = Findings::default();
+        (0..10).for_each(|node| findings.add(Severity::Note, format!("node {node}"), "no limit", "set one"));
+        findings.add(Severity::Note, "node 1", "no limit", "set another");
+        findings.add(Severity::Warning, "node 1", "no limit", "set one");
+        findings.fine("node 1", "right");
+        findings.fine("node 2", "right");
+        let mut out = Vec::new();
+        findings.write(&mut out).expect("written");
+        let expected = "fine     node 1: right\nfine     node 2: right\n\
+            note     node 0, node 1, node 2, node 3, node 4, node 5, node 6, node 7 and 2 more: no limit\n         \
+            fix: set one\nnote     node 1: no limit\n         fix: set another\n\
+            warning  node 1: no limit\n         fix: set one\n\nproblems 0, warnings 1, notes 11\n";
+        assert_eq!(String::from_utf8(out).expect("UTF-8"), expected);
+        assert_eq!(findings.to_json()["findings"].as_array().map(Vec::len), Some(14), "programs are told of each");
     }
 }
