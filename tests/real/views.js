@@ -26,6 +26,7 @@
     document.body.append(made);
   }
 
+  equal("times that keep their units", `${words.seconds(0.39)} / ${words.seconds(5.5)}, ${words.span(7_200)}, ${words.percent(0.5)}`, "390\u00a0ms / 5.50\u00a0s, 2.0\u00a0h, 50\u00a0%");
   const limit = (auto_limit, limit, limit_now) => words.limitOf({ auto_limit, limit, limit_now });
   equal("an automatic limit", limit(true, null, 37), "auto (37)");
   equal("a limit", limit(false, 7, 7), "7");
@@ -56,15 +57,15 @@
   answer(() => ({ decisions: listed }));
   const list = decisions.decisionsView({ number: null, node: null });
   await list.look();
-  equal("its age", text(list, ".age"), "2 s ago");
+  equal("its age", text(list, ".age"), "2\u00a0s ago");
   nowMs += 60_000;
   listed = [{ ...made, age_s: 62 }];
   await list.look();
-  equal("its age where nothing is new", text(list, ".age"), "62 s ago");
+  equal("its age where nothing is new", text(list, ".age"), "62\u00a0s ago");
   list.root.querySelector("details").open = true;
   nowMs += 10_000;
   await list.look();
-  equal("its age while somebody reads", text(list, ".age"), "72 s ago");
+  equal("its age while somebody reads", text(list, ".age"), "72\u00a0s ago");
 
   const single = decisions.decisionsView({ number: 5, node: null });
   await single.look();
@@ -72,7 +73,7 @@
   equal("it is looked at again", single.every > 0, true);
   listed = [{ ...ended, number: 6 }, ended];
   await single.look();
-  equal("its end", text(single, ".state"), "200 in 1.50 s");
+  equal("its end", text(single, ".state"), "200 in 1.50\u00a0s");
   const before = asked;
   await single.look();
   equal("what has ended is not asked for again", asked, before);

@@ -3,6 +3,9 @@
 /** What is not known. */
 export const UNKNOWN = "–";
 
+// Between a number and its unit: a line does not break there.
+const NBSP = "\u00a0";
+
 const known = (value) => typeof value === "number" && Number.isFinite(value);
 
 /** Three digits. */
@@ -14,24 +17,24 @@ function three(value) {
 /** A time with its unit: 143 us, 52.7 ms, 6.41 s. */
 export function seconds(value) {
   if (!known(value)) return UNKNOWN;
-  if (value === 0) return "0 ms";
-  if (value < 0.0009995) return `${three(value * 1e6)} µs`;
-  if (value < 0.9995) return `${three(value * 1e3)} ms`;
-  return value < 599.5 ? `${three(value)} s` : `${(value / 60).toFixed(0)} min`;
+  if (value === 0) return `0${NBSP}ms`;
+  if (value < 0.0009995) return `${three(value * 1e6)}${NBSP}µs`;
+  if (value < 0.9995) return `${three(value * 1e3)}${NBSP}ms`;
+  return value < 599.5 ? `${three(value)}${NBSP}s` : `${(value / 60).toFixed(0)}${NBSP}min`;
 }
 
 /** How long ago or for how long, coarsely. */
 export function span(value) {
   if (!known(value)) return UNKNOWN;
-  if (value < 90) return `${value.toFixed(0)} s`;
-  return value < 5400 ? `${(value / 60).toFixed(0)} min` : `${(value / 3600).toFixed(1)} h`;
+  if (value < 90) return `${value.toFixed(0)}${NBSP}s`;
+  return value < 5400 ? `${(value / 60).toFixed(0)}${NBSP}min` : `${(value / 3600).toFixed(1)}${NBSP}h`;
 }
 
 /** A ratio as a percentage. */
 export function percent(value) {
   if (!known(value)) return UNKNOWN;
   const hundredths = value * 100;
-  return `${hundredths >= 9.95 || hundredths === 0 ? hundredths.toFixed(0) : hundredths.toFixed(hundredths < 0.095 ? 2 : 1)} %`;
+  return `${hundredths >= 9.95 || hundredths === 0 ? hundredths.toFixed(0) : hundredths.toFixed(hundredths < 0.095 ? 2 : 1)}${NBSP}%`;
 }
 
 /** A number of three digits. */
