@@ -31,6 +31,18 @@ pub const IN_FLIGHT_MAX: u32 = 60_000;
 /// Where an automatic limit starts: most batching servers take as much, and it doubles within seconds where it is used.
 pub const AUTO_LIMIT_START: u32 = 16;
 
+/// How many attempts a node may have in flight at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MaxInFlight {
+    /// As many as the proxy can count, [`IN_FLIGHT_MAX`].
+    #[default]
+    Off,
+    /// Found out from the node's response times.
+    Auto,
+    /// 1..=[`IN_FLIGHT_MAX`].
+    Fixed(u32),
+}
+
 /// A node as an operator describes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeSpec {
@@ -44,6 +56,8 @@ pub struct NodeSpec {
     pub max_in_flight: Option<u32>,
     /// Whether the limit of attempts in flight is found out from the node's response times; then `max_in_flight` is `None`.
     pub auto_limit: bool,
+    /// Whether that limit, or that there is none, was said of this node; if not, it follows the default of all nodes.
+    pub own_limit: bool,
     /// Prompt and expected output tokens in flight at once; `None` is no limit.
     pub max_in_flight_tokens: Option<u64>,
     /// Models that it serves; empty means every model.
@@ -63,6 +77,7 @@ impl NodeSpec {
             weight: 1.0,
             max_in_flight: None,
             auto_limit: false,
+            own_limit: false,
             max_in_flight_tokens: None,
             models: Vec::new(),
             guarded: false,
@@ -73,6 +88,37 @@ impl NodeSpec {
     #[must_use]
     pub fn named(self, name: impl Into<String>) -> NodeSpec {
         NodeSpec { name: name.into(), ..self }
+    }
+
+    /// What limits its attempts in flight.
+    pub fn max_in_flight(&self) -> MaxInFlight {
+        match (self.auto_limit, self.max_in_flight) {
+            (true, _) => MaxInFlight::Auto,
+            (false, Some(limit)) => MaxInFlight::Fixed(limit),
+            (false, None) => MaxInFlight::Off,
+        }
+    }
+
+    /// The same node where nodes that have no limit of their own have this one.
+    #[must_use]
+    pub fn or_limited(self, default: MaxInFlight) -> NodeSpec {
+        if self.own_limit { self } else { self.limited(default) }
+    }
+
+    /// The same node with this limit.
+    fn limited(self, limit: MaxInFlight) -> NodeSpec {
+        let (max_in_flight, auto_limit) = match limit {
+            MaxInFlight::Off => (None, false),
+            MaxInFlight::Auto => (None, true),
+            MaxInFlight::Fixed(limit) => (Some(limit), false),
+        };
+        NodeSpec { max_in_flight, auto_limit, ..self }
+    }
+
+    /// The same node with this limit of its own.
+    #[must_use]
+    pub fn own_limited(self, limit: MaxInFlight) -> NodeSpec {
+        NodeSpec { own_limit: true, ..self.limited(limit) }
     }
 
     /// What follows `http://`: host, port and base path.
@@ -162,6 +208,19 @@ mod tests {
         assert_eq!(parts("http://gpu.example/llm/"), expect("gpu.example", 80, "gpu.example", "/llm"));
         assert_eq!(parts("http://[::1]:9/a/b"), expect("::1", 9, "[::1]:9", "/a/b"));
         assert_eq!(parts("http://[::1]"), expect("::1", 80, "[::1]", ""));
+    }
+
+    #[test]
+    fn a_limit_of_its_own_counts_before_the_default_and_so_does_none() {
+        let node = || NodeSpec::new("http://a");
+        for default in [MaxInFlight::Off, MaxInFlight::Auto, MaxInFlight::Fixed(3)] {
+            assert_eq!(node().or_limited(default).max_in_flight(), default);
+            assert_eq!(node().or_limited(MaxInFlight::Fixed(9)).or_limited(default).max_in_flight(), default);
+            for own in [MaxInFlight::Off, MaxInFlight::Auto, MaxInFlight::Fixed(7)] {
+                assert_eq!(node().own_limited(own).or_limited(default).max_in_flight(), own);
+            }
+        }
+        assert_eq!(node().or_limited(MaxInFlight::Fixed(3)).limit(), 3);
     }
 
     #[test]

@@ -39,7 +39,7 @@ use bellwether::clock::{Clock, Time};
 use bellwether::config::{Env, Role, Settings, Sources, Token, changes, schema};
 use bellwether::fleet::Fleet;
 use bellwether::learn::Learner;
-use bellwether::node::NodeSpec;
+use bellwether::node::{MaxInFlight, NodeSpec};
 use bellwether::outcome::Outcome;
 use bellwether::policy::PolicyId;
 use bellwether::request::RequestShape;
@@ -174,18 +174,22 @@ fn keys(schema: &Json, path: &str, visit: &mut dyn FnMut(&str, bool)) {
 #[test]
 fn print_shows_what_is_in_force_and_where_it_was_set() {
     let minimal = example("minimal.toml");
-    let mut command = bellwether(&["config", "print", "--config", &minimal, "--policy", "round-robin"]);
+    let flags = ["--policy", "round-robin", "--max-in-flight", "auto"];
+    let mut command = bellwether(&[&["config", "print", "--config", &minimal][..], &flags].concat());
     let ran = run(command.env("BELLWETHER_TIMEOUTS_CONNECT", "3s"));
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
     let line = |start: &str| ran.out.lines().find(|line| line.starts_with(start)).unwrap_or_default().to_owned();
     assert!(line("policy = \"round-robin\"").ends_with("# flag --policy"), "{}", ran.out);
+    assert!(line("max_in_flight = \"auto\"").ends_with("# flag --max-in-flight"), "{}", ran.out);
     assert!(line("connect = \"3s\"").ends_with("# environment BELLWETHER_TIMEOUTS_CONNECT"), "{}", ran.out);
     assert!(line("url = \"http://127.0.0.1:8000\"").ends_with("minimal.toml:6:7"), "{}", ran.out);
     assert!(line("drain = \"30s\"").ends_with("# default"), "{}", ran.out);
     let dir = tempfile::tempdir().unwrap();
     let again = dir.path().join("again.toml");
     fs::write(&again, &ran.out).unwrap();
-    assert_eq!(load(&again.display().to_string()).nodes, load(&minimal).nodes);
+    let (again, limited) = (load(&again.display().to_string()).nodes, load(&minimal).nodes);
+    let limited: Vec<_> = limited.into_iter().map(|node| node.or_limited(MaxInFlight::Auto)).collect();
+    assert_eq!(again, limited);
 }
 
 #[test]

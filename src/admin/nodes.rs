@@ -21,7 +21,7 @@ use crate::address::Refused;
 use crate::app::App;
 use crate::config::check_node;
 use crate::fleet::{Fleet, FleetError, Node, State as NodeState};
-use crate::node::{NO_NODE, NodeSpec};
+use crate::node::{MaxInFlight, NO_NODE, NodeSpec};
 use crate::telemetry;
 
 /// Quantiles over the last minute.
@@ -73,7 +73,7 @@ pub(super) struct NodeView {
     in_flight: u32,
     /// Of those, the ones without a first byte.
     waiting: u32,
-    /// The limit that the operator set, if any.
+    /// The limit that the operator set, of this node or of all, if any.
     max_in_flight: Option<u32>,
     /// Whether the limit is found out from its response times.
     auto_limit: bool,
@@ -157,7 +157,7 @@ pub(super) struct NewNode {
     name: Option<String>,
     /// Greater than 0 and at most 1000; 1 unless given.
     weight: Option<f64>,
-    /// From 1 to 60000, or "auto"; no limit of its own unless given.
+    /// From 1 to 60000, "auto" or "off"; the `max_in_flight` of all nodes unless given.
     #[schema(value_type = Option<String>, example = "auto")]
     max_in_flight: Option<Value>,
     /// Prompt and expected output tokens in flight at once; no limit unless given.
@@ -172,7 +172,7 @@ pub(super) struct NewNode {
 pub(super) struct NodePatch {
     /// Greater than 0 and at most 1000.
     weight: Option<f64>,
-    /// From 1 to 60000, or "auto": found out from its response times; null takes the limit away.
+    /// From 1 to 60000, or "auto": found out from its response times; null or "off" takes the limit away.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, example = "auto")]
     max_in_flight: Option<Value>,
@@ -215,8 +215,9 @@ pub(super) async fn add(
     Extension(caller): Extension<Caller>,
     Body(new): Body<Value>,
 ) -> Result<Response, Problem> {
-    let spec = NodeSpec { guarded: true, ..check(new)? };
-    app.settings.load_full().reach().check(&spec).await.map_err(|refused| outside(&refused))?;
+    let settings = app.settings.load_full();
+    let spec = NodeSpec { guarded: true, ..check(new, settings.max_in_flight)? };
+    settings.reach().check(&spec).await.map_err(|refused| outside(&refused))?;
     let (name, url) = (spec.name.clone(), spec.url.clone());
     app.balancer.change_fleet(|fleet| fleet.with(spec)).map_err(|error| refused(&app.balancer.fleet(), &error))?;
     tracing::info!(target: "bellwether::audit", who = %caller, node = name, url, "node added");
@@ -269,7 +270,7 @@ pub(super) async fn change(
         None | Some(Value::Null) => None,
         Some(value) => Some((key.to_owned(), value.clone())),
     }));
-    let checked = check(given.into())?;
+    let checked = check(given.into(), MaxInFlight::Off)?;
     let change = |fleet: &Fleet| {
         let node = fleet.by_name(&name).ok_or_else(|| FleetError::Unknown(name.clone()))?;
         let mut spec = NodeSpec::clone(&node.spec);
@@ -277,7 +278,7 @@ pub(super) async fn change(
             spec.weight = checked.weight;
         }
         if max_in_flight.is_some() {
-            (spec.max_in_flight, spec.auto_limit) = (checked.max_in_flight, checked.auto_limit);
+            spec = spec.own_limited(checked.max_in_flight());
         }
         if max_in_flight_tokens.is_some() {
             spec.max_in_flight_tokens = checked.max_in_flight_tokens;
@@ -310,13 +311,14 @@ fn outside(refused: &Refused) -> Problem {
     Problem::new(StatusCode::FORBIDDEN, detail)
 }
 
-/// The node that `json` describes: the configuration's own checks, so that both say the same of the same mistake.
-fn check(json: Value) -> Result<NodeSpec, Problem> {
+/// The node that `json` describes, with `default` where it says nothing of a limit: the configuration's own checks, so
+/// that both say the same of the same mistake.
+fn check(json: Value, default: MaxInFlight) -> Result<NodeSpec, Problem> {
     let wrong = |errors: Vec<String>| {
         let detail = errors.join("; ");
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).errors(errors)
     };
-    let spec = check_node(json).map_err(|errors| wrong(errors.iter().map(ToString::to_string).collect()))?;
+    let spec = check_node(json, default).map_err(|errors| wrong(errors.iter().map(ToString::to_string).collect()))?;
     if spec.name == NO_NODE {
         return Err(wrong(vec![format!("name: {:?} is what metrics call the proxy itself", spec.name)]));
     }

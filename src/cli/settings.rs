@@ -22,6 +22,8 @@ pub(super) struct SettingsArgs {
     node: Vec<String>,
     #[arg(long, value_name = "NAME", help = with_default("How a node is chosen", "policy"), long_help = policies())]
     policy: Option<String>,
+    #[arg(long, value_name = "COUNT", help = with_default("Requests in flight at each node that sets no limit itself, a number, auto or off", "max_in_flight"))]
+    max_in_flight: Option<String>,
     #[arg(long, value_name = "COUNT", help = with_default("Threads that carry requests", "workers"))]
     workers: Option<String>,
     /// Tell in response headers which node answered, who chose it, and what was predicted
@@ -48,13 +50,25 @@ fn policies() -> String {
 impl SettingsArgs {
     /// Flags, file and environment.
     pub(super) fn into_sources(self, env: Env) -> Sources {
-        let SettingsArgs { config, listen, admin, node, policy, workers, debug_headers, log_level, log_format } = self;
+        let SettingsArgs {
+            config,
+            listen,
+            admin,
+            node,
+            policy,
+            max_in_flight,
+            workers,
+            debug_headers,
+            log_level,
+            log_format,
+        } = self;
         let one = |flag, key, value: Option<String>| Flag { flag, key, values: value.into_iter().collect() };
         let flags = vec![
             one("--listen", "listen", listen),
             one("--admin", "admin.listen", admin),
             Flag { flag: "--node", key: "node", values: node },
             one("--policy", "policy", policy),
+            one("--max-in-flight", "max_in_flight", max_in_flight),
             one("--workers", "workers", workers),
             one("--debug-headers", "debug_headers", debug_headers.then(|| "true".to_owned())),
             one("--log-level", "log.level", log_level),

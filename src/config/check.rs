@@ -28,7 +28,7 @@ use crate::address::meet;
 use crate::admission::{QueueRules, Quota, RateRules};
 use crate::fleet::{Ejection, Thresholds};
 use crate::learn::Knobs;
-use crate::node::{NO_NODE, NodeSpec};
+use crate::node::{MaxInFlight, NO_NODE, NodeSpec};
 use crate::priors;
 
 /// What the checks look at besides the settings, and the mistakes found so far.
@@ -47,6 +47,7 @@ impl Check<'_> {
         let settings = Settings {
             listen: raw.listen.0,
             policy: raw.policy.0,
+            max_in_flight: raw.max_in_flight.limit(),
             workers: raw.workers.0.unwrap_or_else(cores),
             session_key: raw.session_key.0.clone(),
             handover: raw.handover.0.as_ref().map(|path| self.dir.join(&path.0)),
@@ -58,7 +59,7 @@ impl Check<'_> {
             },
             admin: self.admin(&raw.admin),
             adaptive: self.adaptive(&raw.adaptive, &raw.prefix),
-            nodes: raw.nodes.iter().map(node).collect(),
+            nodes: raw.nodes.iter().map(|raw_node| node(raw_node, raw.max_in_flight.limit())).collect(),
             routes: raw.routes.iter().map(|raw| route(raw, &timeouts)).collect(),
             health: Health {
                 interval: raw.health.interval.0,
@@ -245,17 +246,19 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-pub(super) fn node(raw: &RawNode) -> NodeSpec {
+/// A node, where those without a limit of their own have `default`.
+pub(super) fn node(raw: &RawNode, default: MaxInFlight) -> NodeSpec {
     let spec = NodeSpec::new(raw.url.0.clone());
+    let spec = match &raw.max_in_flight {
+        Some(own) => spec.own_limited(own.limit()),
+        None => spec.or_limited(default),
+    };
     NodeSpec {
         name: raw.name.as_ref().map_or(spec.name, |name| name.0.clone()),
-        url: spec.url,
         weight: raw.weight,
-        max_in_flight: raw.max_in_flight.as_ref().and_then(|limit| limit.0),
-        auto_limit: raw.max_in_flight.as_ref().is_some_and(|limit| limit.0.is_none()),
         max_in_flight_tokens: raw.max_in_flight_tokens,
         models: raw.models.iter().map(|model| model.0.clone()).collect(),
-        guarded: false,
+        ..spec
     }
 }
 

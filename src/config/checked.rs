@@ -17,7 +17,7 @@ pub use crate::admission::Priority;
 use crate::admission::{QueueRules, RateRules};
 use crate::fleet::{Ejection, Thresholds};
 use crate::learn::Knobs;
-use crate::node::NodeSpec;
+use crate::node::{MaxInFlight, NodeSpec};
 use crate::policy::PolicyId;
 
 /// Everything that an operator can set.
@@ -29,6 +29,8 @@ pub struct Settings {
     pub policy: PolicyId,
     /// What names a conversation.
     pub session_key: SessionKey,
+    /// What limits nodes that have no limit of their own. Those of `nodes` were given it by the checks.
+    pub max_in_flight: MaxInFlight,
     /// Threads that carry requests.
     pub workers: usize,
     /// Where a new process takes the listening sockets over from this one.

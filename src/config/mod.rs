@@ -43,7 +43,7 @@ use raw::{Raw, RawAdaptive, RawNode, RawToken};
 use serde::de::DeserializeOwned;
 use tree::{Tree, Value};
 
-use crate::node::NodeSpec;
+use crate::node::{MaxInFlight, NodeSpec};
 
 /// The largest configuration file: some twenty times what the largest fleet needs, and nothing endless.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -175,13 +175,14 @@ fn token_variables(tree: &Tree) -> Vec<String> {
     found
 }
 
-/// A node as the configuration file would describe it, checked by itself: what the admin API takes.
+/// A node as the configuration file would describe it, checked by itself: what the admin API takes. Without a limit of
+/// its own it has `default`.
 ///
 /// # Errors
 /// A text that says what is wrong and what is allowed.
-pub fn check_node(json: serde_json::Value) -> Result<NodeSpec, ConfigErrors> {
+pub fn check_node(json: serde_json::Value, default: MaxInFlight) -> Result<NodeSpec, ConfigErrors> {
     let schema = schema().pointer("/properties/node/items").unwrap_or(&serde_json::Value::Null);
-    checked_json(json, schema, "node").map(|raw: RawNode| check::node(&raw))
+    checked_json(json, schema, "node").map(|raw: RawNode| check::node(&raw, default))
 }
 
 /// The settings of the adaptive policy that can be changed while it runs; absent ones are as in `present`.

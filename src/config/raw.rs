@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use super::checked::SessionKey;
 use super::value::{
-    Address, FilePath, LogFilter, Name, Network, Objective, OrOff, PolicyName, PriorName, SessionName, Size, Span,
-    UrlPath, Workers,
+    Address, FilePath, InFlight, LogFilter, Name, Network, Objective, OrOff, PolicyName, PriorName, SessionName, Size,
+    Span, UrlPath, Workers,
 };
 use crate::fleet::Thresholds;
 use crate::learn::Knobs;
@@ -47,6 +47,8 @@ pub struct Raw {
     /// What names a conversation, for the policy `session-hash`: "header:NAME", "cookie:NAME", or "body:FIELD" for a field
     /// of a JSON body, below another as "body:metadata.user_id".
     pub session_key: SessionName,
+    /// The `max_in_flight` of every node that has none of its own: a number, "auto" or "off".
+    pub max_in_flight: OrOff<InFlight>,
     /// Threads that carry requests; "auto" is one per core. Change needs a restart.
     pub workers: Workers,
     /// A unix socket at which a new process takes the listening sockets over from this one, relative to the configuration
@@ -101,6 +103,7 @@ impl Default for Raw {
             policy: PolicyName(PolicyId::named(policy::DEFAULT).unwrap_or(PolicyId(0))),
             // What gateways of language models send for this, where they do.
             session_key: SessionName(SessionKey::Header(HeaderName::from_static("x-session-id"))),
+            max_in_flight: OrOff(None),
             workers: Workers(None),
             handover: OrOff(None),
             debug_headers: false,

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
+mod default_limit;
+
 use super::*;
 use crate::policy::PolicyId;
 
@@ -320,12 +322,14 @@ fn what_is_printed_is_a_configuration_of_the_same_settings() {
 
 #[test]
 fn a_node_of_the_admin_api_is_checked_like_one_of_the_file() {
-    let good = check_node(serde_json::json!({"url": "http://h:1/", "weight": 2})).expect("as written above");
+    let good =
+        check_node(serde_json::json!({"url": "http://h:1/", "weight": 2}), MaxInFlight::Off).expect("as written above");
     assert_eq!(good, NodeSpec { weight: 2.0, ..NodeSpec::new("http://h:1") });
-    let bad = check_node(serde_json::json!({"url": "h:1", "wieght": 2})).expect_err("two mistakes").to_string();
+    let bad = check_node(serde_json::json!({"url": "h:1", "wieght": 2}), MaxInFlight::Off);
+    let bad = bad.expect_err("two mistakes").to_string();
     assert_eq!(bad.lines().count(), 2, "{bad}");
     assert!(bad.contains("url: \"h:1\" has no scheme") && bad.contains("did you mean weight?"), "{bad}");
-    assert!(check_node(serde_json::json!("x")).is_err());
+    assert!(check_node(serde_json::json!("x"), MaxInFlight::Off).is_err());
 }
 
 /// Fragments that lead random texts deep into the checks.

@@ -19,13 +19,13 @@ use super::raw::{
     RawServerTiming, RawTimeouts, RawTls, RawToken, RawTrace,
 };
 use super::value::{
-    Address, AdminAddress, ClientKey, FieldName, FilePath, HostName, InFlight, LogFilter, MethodName, ModelName, Name,
-    Network, NodePlace, NodeUrl, Objective, OrOff, PolicyName, PriorName, SessionName, Size, Span, UrlPath, Workers,
+    Address, AdminAddress, ClientKey, FieldName, FilePath, HostName, LogFilter, MethodName, ModelName, Name, Network,
+    NodePlace, NodeUrl, Objective, OrOff, PolicyName, PriorName, SessionName, Size, Span, UrlPath, Workers,
 };
 use super::{Loaded, Origin};
 use crate::admission::{QueueRules, Quota, RateRules};
 use crate::fleet::Ejection;
-use crate::node::NodeSpec;
+use crate::node::{MaxInFlight, NodeSpec};
 
 impl Settings {
     /// The settings as plain data. Of tokens only the roles are left.
@@ -35,6 +35,7 @@ impl Settings {
             listen,
             policy,
             session_key,
+            max_in_flight,
             workers,
             handover,
             debug_headers,
@@ -59,6 +60,7 @@ impl Settings {
             listen: Address(*listen),
             policy: PolicyName(*policy),
             session_key: SessionName(session_key.clone()),
+            max_in_flight: (*max_in_flight).into(),
             workers: Workers(Some(*workers)),
             handover: OrOff(handover.as_ref().map(|path| FilePath(path.display().to_string()))),
             debug_headers: *debug_headers,
@@ -131,7 +133,7 @@ impl Settings {
                 share: trace.share,
                 service: Name(trace.service.clone()),
             },
-            nodes: nodes.iter().map(raw_node).collect(),
+            nodes: nodes.iter().map(|node| raw_node(node, *max_in_flight)).collect(),
             routes: routes.iter().map(|route| raw_route(route, timeouts)).collect(),
         }
     }
@@ -182,15 +184,14 @@ fn raw_tls(tls: &AdminTls) -> RawTls {
     }
 }
 
-fn raw_node(node: &NodeSpec) -> RawNode {
+/// A limit that came from the default is left to the default, so that it follows that after it was loaded again.
+fn raw_node(node: &NodeSpec, default: MaxInFlight) -> RawNode {
+    let limit = node.max_in_flight();
     RawNode {
         url: NodeUrl(node.url.clone()),
         name: Some(Name(node.name.clone())),
         weight: node.weight,
-        max_in_flight: match node.auto_limit {
-            true => Some(InFlight(None)),
-            false => node.max_in_flight.map(|limit| InFlight(Some(limit))),
-        },
+        max_in_flight: (node.own_limit || limit != default).then(|| limit.into()),
         max_in_flight_tokens: node.max_in_flight_tokens,
         models: node.models.iter().cloned().map(ModelName).collect(),
     }

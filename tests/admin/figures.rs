@@ -1,6 +1,8 @@
 //! What operators are shown is what it says: capacity that is there, times that are times, counts that do not jump.
 
 use bellwether::balancer::Ticket;
+use bellwether::config::Settings;
+use bellwether::node::MaxInFlight;
 use serde_json::{Value, json};
 
 use super::model::{Scene, number};
@@ -70,13 +72,29 @@ async fn the_settings_in_force_tell_what_was_changed_while_running() {
     let change = |method, path, body| call(&scene.router, method, path, Some(body));
     change("PUT", "/api/v1/policy", json!({ "policy": "round-robin" })).await.ok();
     change("PATCH", "/api/v1/model", json!({ "social": 3, "shadow": true })).await.ok();
-    change("POST", "/api/v1/nodes", json!({ "url": "http://h:1", "name": "c" })).await.ok();
+    let settings = Settings { max_in_flight: MaxInFlight::Fixed(9), ..Settings::clone(&scene.app.settings.load()) };
+    scene.app.settings.store(settings.into());
+    let added = change("POST", "/api/v1/nodes", json!({ "url": "http://h:1", "name": "c" })).await.ok();
+    assert_eq!((&added["max_in_flight"], &added["limit"]), (&json!(9), &json!(9)), "the default of all nodes");
+    let free = json!({ "url": "http://h:2", "name": "d", "max_in_flight": "off" });
+    let added = change("POST", "/api/v1/nodes", free).await.ok();
+    assert_eq!((&added["max_in_flight"], &added["limit"]), (&Value::Null, &json!(60_000)));
+    change("POST", "/api/v1/nodes", json!({ "url": "http://h:3", "name": "e" })).await.ok();
+    let patched = change("PATCH", "/api/v1/nodes/e", json!({ "weight": 2 })).await.ok();
+    assert_eq!(patched["max_in_flight"], 9);
+    let patched = change("PATCH", "/api/v1/nodes/e", json!({ "max_in_flight": null })).await.ok();
+    assert_eq!((&patched["max_in_flight"], &patched["limit"]), (&Value::Null, &json!(60_000)));
     change("PATCH", "/api/v1/nodes/a", json!({ "weight": 2.5, "max_in_flight": "auto" })).await.ok();
     call(&scene.router, "DELETE", "/api/v1/nodes/b", None).await;
     let told = get(&scene.router, "/api/v1/config").await.ok();
     assert_eq!((&told["policy"], &told["adaptive"]["social"]), (&json!("round-robin"), &json!(3.0)));
     assert_eq!((&told["adaptive"]["shadow"], &told["adaptive"]["explore"]), (&json!(true), &json!(0.01)));
     let nodes = told["node"].as_array().expect("a list");
-    assert_eq!(nodes.iter().map(|node| &node["name"]).collect::<Vec<_>>(), ["a", "c"]);
+    assert_eq!(nodes.iter().map(|node| &node["name"]).collect::<Vec<_>>(), ["a", "c", "d", "e"]);
+    let limits: Vec<&Value> = nodes.iter().map(|node| &node["max_in_flight"]).collect();
+    assert_eq!(
+        (&told["max_in_flight"], limits[1], limits[2], limits[3]),
+        (&json!(9), &Value::Null, &json!("off"), &json!("off"))
+    );
     assert_eq!((&nodes[0]["weight"], &nodes[0]["max_in_flight"]), (&json!(2.5), &json!("auto")));
 }

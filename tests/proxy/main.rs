@@ -17,6 +17,7 @@ mod full;
 mod headers;
 mod health;
 mod hedging;
+mod limits;
 mod messages;
 mod models;
 mod queue;

@@ -8,7 +8,7 @@ use crate::rig::{Rig, Stage, settings};
 use crate::wire::{Message, Wire, get, ok, post};
 
 /// Asks the admin API to add a node.
-async fn add(rig: &Rig, node: &Value) -> Message {
+pub(crate) async fn add(rig: &Rig, node: &Value) -> Message {
     let body = node.to_string();
     let head = "POST /api/v1/nodes HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length:";
     Wire::connect(rig.admin).await.ask(format!("{head} {}\r\n\r\n{body}", body.len())).await

@@ -118,10 +118,10 @@ export function changeLimit(node) {
   const field = el("input", { type: "text", id: "limit", pattern: "auto|[0-9]+", value: node.auto_limit ? "auto" : (node.limit ?? "") });
   confirm({
     title: `Limit of ${node.name}`,
-    text: ["The most requests that it may have in flight, from 1 to 60,000, or auto: found out from its response times. Leave it empty for no limit of its own.", el("label", {}, "Limit ", field)],
+    text: ["The most requests that it may have in flight, from 1 to 60,000, or auto: found out from its response times. Leave it empty for no limit.", el("label", {}, "Limit ", field)],
     verb: "Change",
     act: () => json("PATCH", nodePath(node.name), { max_in_flight: field.value === "" ? null : field.value === "auto" ? "auto" : Number(field.value) }),
-    done: (answer) => (answer.auto_limit ? `${answer.name} finds its limit out.` : answer.max_in_flight === null ? `${answer.name} has no limit of its own.` : `${answer.name} has a limit of ${answer.max_in_flight}.`),
+    done: (answer) => (answer.auto_limit ? `${answer.name} finds its limit out.` : answer.max_in_flight === null ? `${answer.name} has no limit.` : `${answer.name} has a limit of ${answer.max_in_flight}.`),
   });
 }
 

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::super::value::{InFlight, ModelName, Name, NodeUrl};
+use super::super::value::{InFlight, ModelName, Name, NodeUrl, OrOff};
 
 /// A model server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -18,10 +18,10 @@ pub struct RawNode {
     #[serde(default = "weight_default")]
     #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1000))]
     pub weight: f64,
-    /// Attempts in flight at once, or "auto": found out from the node's response times; without it as many as the proxy
-    /// can count.
+    /// Attempts in flight at once, "auto": found out from the node's response times, or "off": as many as the proxy can
+    /// count; without it what the default of all nodes says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_in_flight: Option<InFlight>,
+    pub max_in_flight: Option<OrOff<InFlight>>,
     /// Prompt and expected output tokens in flight at once; without it no limit. One larger request goes alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000000000))]

@@ -50,7 +50,14 @@ pub(super) fn judge(format: &str, text: &str) -> Option<Result<(), Complaint>> {
         })
     }
     if let Some(base) = format.strip_suffix(OFF_SUFFIX) {
-        return if text == OFF { Some(Ok(())) } else { judge(base, text) };
+        let with_off = |complaint: Complaint| match &complaint.allowed {
+            Some(allowed) => {
+                let allowed = format!("\"{OFF}\" or {allowed}");
+                complaint.allowed(allowed)
+            }
+            None => complaint,
+        };
+        return if text == OFF { Some(Ok(())) } else { judge(base, text).map(|judged| judged.map_err(with_off)) };
     }
     Some(match format {
         Span::FORMAT => tried::<Span>(text),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::super::error::{Complaint, closest, quoted};
-use super::{InFlight, Scalar, Size, Span, Workers};
-use crate::node::IN_FLIGHT_MAX;
+use super::{InFlight, OrOff, Scalar, Size, Span, Workers};
+use crate::node::{IN_FLIGHT_MAX, MaxInFlight};
 
 /// The shortest duration: what is shorter was meant in another unit.
 const SPAN_MIN: Duration = Duration::from_millis(1);
@@ -129,6 +129,27 @@ impl Scalar for InFlight {
 
     fn number(&self) -> Option<u64> {
         self.0.map(u64::from)
+    }
+}
+
+impl OrOff<InFlight> {
+    /// What it means.
+    pub(in crate::config) fn limit(&self) -> MaxInFlight {
+        match &self.0 {
+            None => MaxInFlight::Off,
+            Some(InFlight(None)) => MaxInFlight::Auto,
+            Some(InFlight(Some(limit))) => MaxInFlight::Fixed(*limit),
+        }
+    }
+}
+
+impl From<MaxInFlight> for OrOff<InFlight> {
+    fn from(limit: MaxInFlight) -> Self {
+        OrOff(match limit {
+            MaxInFlight::Off => None,
+            MaxInFlight::Auto => Some(InFlight(None)),
+            MaxInFlight::Fixed(limit) => Some(InFlight(Some(limit))),
+        })
     }
 }
 
