@@ -103,7 +103,7 @@ impl Chances {
             * self.seconds[class(extent.seconds, SECONDS_FIRST, SECONDS)]
     }
 
-    /// The chance that what was used a short time ago is still there, at worst: of what [`SOON`] says.
+    /// The chance that what was used within the last 2^16 tokens is still there, at worst.
     pub fn soon(&self) -> f32 {
         self.tokens[..SOON].iter().copied().fold(1.0, f32::min)
     }
