@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -33,6 +34,7 @@ use bellwether::config::{Role, Settings, Token};
 use bellwether::node::NodeSpec;
 use bellwether::policy::PolicyId;
 use bellwether::request::RequestShape;
+use bellwether::trainer;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -472,15 +474,42 @@ impl Write for Page {
     }
 }
 
+/// Settings of a node whose model is kept in `dir`.
+fn kept_in(dir: &Path) -> Settings {
+    let mut settings =
+        Settings { nodes: vec![NodeSpec::new("http://127.0.0.1:1/a").named("a")], ..Settings::default() };
+    settings.adaptive.state_dir = Some(dir.join("state"));
+    settings
+}
+
+/// A runtime whose other threads write to `log` too: files are read on such.
+fn runtime_with(log: &tracing::Dispatch) -> tokio::runtime::Runtime {
+    let log = log.clone();
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .on_thread_start(move || std::mem::forget(tracing::dispatcher::set_default(&log)))
+        .build()
+        .expect("a runtime")
+}
+
 #[test]
 fn every_change_is_in_the_audit_log_with_who_and_what() {
     let page = Page::default();
     let written = page.clone();
     let subscriber = tracing_subscriber::fmt().json().with_writer(move || written.clone()).finish();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    tracing::subscriber::with_default(subscriber, || {
+    let log = tracing::Dispatch::new(subscriber);
+    // With a single log, what another test says first, on a thread without one, would be off everywhere from then on.
+    let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
+    let runtime = runtime_with(&log);
+    let dir = tempfile::tempdir().expect("a directory");
+    let app = App::new(kept_in(dir.path())).expect("settings are valid");
+    let next = Arc::new(Mutex::new(Ok(Settings { debug_headers: true, ..kept_in(dir.path()) })));
+    let read = Arc::clone(&next);
+    app.reload.read_with(move || read.lock().expect("not poisoned").clone());
+    trainer::start(&app).expect("threads");
+    tracing::dispatcher::with_default(&log, || {
         runtime.block_on(async {
-            let router = admin::router(app_with(&["a"]));
+            let router = admin::router(Arc::clone(&app));
             let node = json!({ "url": "http://127.0.0.1:1", "name": "b" });
             call(&router, "POST", "/api/v1/nodes", Some(node)).await.ok();
             call(&router, "PATCH", "/api/v1/nodes/b", Some(json!({ "weight": 3 }))).await.ok();
@@ -489,11 +518,17 @@ fn every_change_is_in_the_audit_log_with_who_and_what() {
             call(&router, "DELETE", "/api/v1/nodes/b", None).await;
             call(&router, "PUT", "/api/v1/policy", Some(json!({ "policy": "round-robin" }))).await.ok();
             call(&router, "PATCH", "/api/v1/model", Some(json!({ "social": 2 }))).await.ok();
-            // Neither a look nor a refused change is a change.
+            post(&router, "/api/v1/model/snapshot").await.ok();
+            post(&router, "/api/v1/model/reset").await.ok();
+            post(&router, "/api/v1/reload").await.ok();
+            *next.lock().expect("not poisoned") = Err(vec!["x.toml:1:2: one".to_owned()]);
+            post(&router, "/api/v1/reload").await.problem(422);
+            // Neither a look nor a refused change of a node is a change.
             get(&router, "/api/v1/nodes").await.ok();
             call(&router, "DELETE", "/api/v1/nodes/b", None).await.problem(404);
         });
     });
+    app.trainer.stop();
     let text = String::from_utf8(page.0.lock().expect("not poisoned").clone()).expect("UTF-8");
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let audit: Vec<&Value> = lines.iter().filter(|line| line["target"] == "bellwether::audit").collect();
@@ -506,13 +541,24 @@ fn every_change_is_in_the_audit_log_with_who_and_what() {
         "node removed",
         "policy switched",
         "knobs turned",
+        "model saved",
+        "model reset",
+        "configuration reloaded",
+        "reload refused, nothing has changed",
     ];
     assert_eq!(told, expected, "{text}");
-    for line in &audit {
-        assert_eq!(line["level"], "INFO");
+    for (line, message) in audit.iter().zip(told) {
+        assert_eq!(line["level"], if message.starts_with("reload refused") { "ERROR" } else { "INFO" });
         assert_eq!(line["fields"]["who"], "anybody on loopback", "{line}");
     }
-    assert_eq!(audit[5]["fields"]["to"], "round-robin");
+    let says = |at: usize, field: &str, what: &str| {
+        let said = &audit[at]["fields"][field];
+        assert!(said.as_str().is_some_and(|said| said.contains(what)), "{field}: {said}");
+    };
+    says(5, "to", "round-robin");
+    says(7, "path", &dir.path().display().to_string());
+    says(9, "changes", "debug_headers");
+    says(10, "error", "x.toml:1:2: one");
 }
 
 /// A listener with its API; it runs until `stop` is used or dropped.

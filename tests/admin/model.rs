@@ -17,7 +17,7 @@ use bellwether::request::RequestShape;
 use bellwether::trainer;
 use serde_json::{Value, json};
 
-use super::{call, get, post};
+use super::{call, get, kept_in, post};
 
 const DONE: Outcome = Outcome::Completed { status: 200 };
 
@@ -240,10 +240,7 @@ async fn forgetting_and_saving_need_a_trainer_and_say_what_they_did() {
         assert_eq!(problem["detail"], "the trainer does not answer");
     }
     let dir = tempfile::tempdir().expect("a directory");
-    let mut settings =
-        Settings { nodes: vec![NodeSpec::new("http://127.0.0.1:1/a").named("a")], ..Settings::default() };
-    settings.adaptive.state_dir = Some(dir.path().join("state"));
-    let app = App::new(settings).expect("valid");
+    let app = App::new(kept_in(dir.path())).expect("valid");
     trainer::start(&app).expect("threads");
     let router = admin::router(Arc::clone(&app));
     let saved = post(&router, "/api/v1/model/snapshot").await.ok();
